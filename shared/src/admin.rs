@@ -1,0 +1,150 @@
+//! The admin address: `/healthz`, `/readyz`, `/metrics`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+
+use crate::{listen, metrics};
+
+/// Why the program is not ready, by dependency; ready when nothing stands here.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Readiness {
+    /// `what` keeps us from being ready.
+    pub fn unready(&self, what: &'static str, why: impl Into<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what, why.into());
+    }
+
+    /// `what` no longer keeps us from being ready.
+    pub fn ready(&self, what: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+    }
+
+    /// One line per reason; empty when ready.
+    #[must_use]
+    pub fn reasons(&self) -> String {
+        let mut text = String::new();
+        for (what, why) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{what}: {why}");
+        }
+        text
+    }
+}
+
+/// What the admin address shows.
+#[derive(Clone)]
+pub struct Admin {
+    readiness: Readiness,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Admin {
+    /// Shows this readiness and these metrics.
+    pub fn new(readiness: Readiness, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { readiness, metrics: Arc::new(metrics) }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        }
+        match request.uri().path() {
+            // Liveness never depends on a dependency: restarting us would not bring it back.
+            "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => match self.readiness.reasons() {
+                reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
+                reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons),
+            },
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, (self.metrics)());
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(metrics::CONTENT_TYPE));
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Serves the admin address until `stop`. Returns the address in use once it listens.
+pub fn serve(address: SocketAddr, admin: Admin, stop: CancellationToken) -> anyhow::Result<SocketAddr> {
+    let listener =
+        listen::bind(address).with_context(|| format!("failed to listen on the admin address {address}"))?;
+    let bound = listener.local_addr()?;
+    tokio::spawn(async move {
+        loop {
+            let stream = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(error = %error, "failed to accept on the admin address");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+                () = stop.cancelled() => return,
+            };
+            let admin = admin.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let response = admin.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                // A broken scrape is the scraper's to notice.
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(10))
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    Ok(bound)
+}
+
+/// Asks a running copy whether it is ready, for containers without a shell: `GET /readyz` on its
+/// admin address.
+pub async fn is_ready(address: SocketAddr) -> anyhow::Result<bool> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let host = if address.ip().is_unspecified() {
+        SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), address.port())
+    } else {
+        address
+    };
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(host).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.take(64 * 1024).read_to_end(&mut answer).await?;
+        anyhow::Ok(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    tokio::time::timeout(Duration::from_secs(5), ask)
+        .await
+        .with_context(|| format!("no answer from {host} within 5 s"))?
+        .with_context(|| format!("failed to ask {host}"))
+}

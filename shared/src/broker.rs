@@ -1,0 +1,194 @@
+//! Connecting to NATS and preparing the streams.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::{self, stream};
+use async_nats::{ConnectOptions, ServerAddr};
+use chrono::{DateTime, Utc};
+
+use crate::admin::Readiness;
+use crate::config::{Noted, Secret, Settings};
+use crate::subject;
+
+/// How long events stay in the stream after they were handled: enough to look back over a long
+/// weekend.
+const EVENTS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// How long the broker remembers message ids. WorkOS repeats a webhook within seconds far more often
+/// than later; what comes later is caught by the ledger.
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
+
+/// Where the broker is and how to prove who we are.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `NATS_URL`; user and password or a token may be part of it.
+    pub servers: Vec<ServerAddr>,
+    /// `NATS_CREDS`: the text of a credentials file.
+    pub credentials: Option<Secret>,
+    /// `NATS_NKEY`: the seed of an nkey.
+    pub nkey: Option<Secret>,
+    /// `NATS_TLS_CA`: certificates to trust besides the system's.
+    pub tls_ca: Option<PathBuf>,
+    /// `NATS_TLS_CERT` and `NATS_TLS_KEY`.
+    pub tls_client: Option<(PathBuf, PathBuf)>,
+    /// `NATS_REPLICAS`.
+    pub replicas: usize,
+}
+
+impl BrokerConfig {
+    /// Reads every `NATS_*` setting.
+    pub fn read(settings: &mut Settings) -> Result<Self, Noted> {
+        // The value may carry a password, so a malformed one is not repeated.
+        let urls = settings.text("NATS_URL", "nats://127.0.0.1:4222");
+        let servers = urls
+            .split(',')
+            .map(|url| url.trim().parse::<ServerAddr>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| {
+                settings.problem("NATS_URL: is malformed, wants nats://host:4222 or tls://host:4222, several comma separated")
+            });
+        let replicas = settings.parsed("NATS_REPLICAS", "1", "1, 3 or 5", |value| {
+            value.parse().ok().filter(|replicas| (1..=5).contains(replicas))
+        });
+        let credentials = settings.secret("NATS_CREDS");
+        let nkey = settings.secret("NATS_NKEY");
+        let tls_client = match (settings.optional("NATS_TLS_CERT"), settings.optional("NATS_TLS_KEY")) {
+            (Some(cert), Some(key)) => Ok(Some((cert.into(), key.into()))),
+            (None, None) => Ok(None),
+            _ => Err(settings.problem("NATS_TLS_CERT, NATS_TLS_KEY: one is set, wants both or none")),
+        };
+        Ok(Self {
+            servers: servers?,
+            credentials: credentials?,
+            nkey: nkey?,
+            tls_ca: settings.optional("NATS_TLS_CA").map(PathBuf::from),
+            tls_client: tls_client?,
+            replicas: replicas?,
+        })
+    }
+}
+
+/// Connects, and keeps connecting: a broker that is down at the start is waited for, and readiness
+/// (`nats`) tells.
+pub async fn connect(
+    config: &BrokerConfig,
+    name: &str,
+    readiness: &Readiness,
+) -> anyhow::Result<async_nats::Client> {
+    readiness.unready("nats", "not connected yet");
+    let on_event = readiness.clone();
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .connection_timeout(Duration::from_secs(2))
+        .ping_interval(Duration::from_secs(5))
+        .reconnect_delay_callback(|attempts| {
+            // 50 ms, 100 ms, 200 ms ... up to 2 s.
+            Duration::from_millis(50 << attempts.min(6)).min(Duration::from_secs(2))
+        })
+        .event_callback(move |event| {
+            let readiness = on_event.clone();
+            async move {
+                match event {
+                    async_nats::Event::Connected => {
+                        tracing::info!("connected to NATS");
+                        readiness.ready("nats");
+                    }
+                    async_nats::Event::Disconnected => {
+                        tracing::warn!("lost the connection to NATS, reconnecting");
+                        readiness.unready("nats", "not connected");
+                    }
+                    other => tracing::debug!(event = %other, "NATS connection event"),
+                }
+            }
+        });
+    if let Some(credentials) = &config.credentials {
+        options = options
+            .credentials(credentials.reveal())
+            .context("NATS_CREDS is not the text of a credentials file")?;
+    }
+    if let Some(nkey) = &config.nkey {
+        options = options.nkey(nkey.reveal().to_owned());
+    }
+    if let Some(ca) = &config.tls_ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some((cert, key)) = &config.tls_client {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    options.connect(config.servers.as_slice()).await.context("failed to connect to NATS")
+}
+
+/// A stream as it is, not as we asked for it.
+#[derive(Clone, Debug)]
+pub struct StreamFacts {
+    /// When it was created: its identity, since sequences start again when it is made anew.
+    pub created: DateTime<Utc>,
+    /// How many servers hold it.
+    pub replicas: usize,
+    /// Whether it is on disk.
+    pub on_disk: bool,
+}
+
+impl StreamFacts {
+    /// What an acknowledgement is worth there, in a sentence for the log.
+    #[must_use]
+    pub fn durability(&self) -> String {
+        match (self.on_disk, self.replicas) {
+            (false, _) => "memory storage: an acknowledged event is lost when the broker restarts; \
+                           the Events API tail fetches it again"
+                .to_owned(),
+            (true, 1) => {
+                "file storage on one server: an acknowledged event survives a crash of the broker; a power \
+                          loss can take the last minutes unless the broker runs with `sync_interval: always`"
+                    .to_owned()
+            }
+            (true, replicas) => format!(
+                "file storage on {replicas} servers: an acknowledged event survives the loss of {}",
+                match (replicas - 1) / 2 {
+                    1 => "one of them".to_owned(),
+                    n => format!("{n} of them"),
+                }
+            ),
+        }
+    }
+}
+
+fn facts(info: &stream::Info) -> StreamFacts {
+    StreamFacts {
+        created: info.created,
+        replicas: info.config.num_replicas.max(1),
+        on_disk: info.config.storage == stream::StorageType::File,
+    }
+}
+
+/// Makes sure that `WORKOS_EVENTS` exists. One that exists keeps the settings its owner gave it, as
+/// long as it takes our subjects.
+pub async fn ensure_events(jetstream: &jetstream::Context, replicas: usize) -> anyhow::Result<StreamFacts> {
+    let stream = jetstream
+        .get_or_create_stream(stream::Config {
+            name: subject::EVENTS_STREAM.to_owned(),
+            description: Some("What WorkOS announced: identifiers and times, no personal data".to_owned()),
+            subjects: vec![subject::EVENTS_SUBJECTS.to_owned()],
+            storage: stream::StorageType::File,
+            retention: stream::RetentionPolicy::Limits,
+            max_age: EVENTS_MAX_AGE,
+            duplicate_window: DUPLICATE_WINDOW,
+            num_replicas: replicas,
+            ..stream::Config::default()
+        })
+        .await
+        .with_context(|| format!("failed to create the stream {}", subject::EVENTS_STREAM))?;
+    let info = stream.cached_info();
+    if !info.config.subjects.iter().any(|subjects| subjects == subject::EVENTS_SUBJECTS) {
+        bail!(
+            "the stream {} exists but does not take {}; add that subject to it, or rename the stream",
+            subject::EVENTS_STREAM,
+            subject::EVENTS_SUBJECTS
+        );
+    }
+    Ok(facts(info))
+}
