@@ -60,6 +60,9 @@ pub struct Event {
     /// `updated_at` of the payload: an answer older than this is a stale read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<DateTime<Utc>>,
+    /// Who did it, where WorkOS names one: source and id, never a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     /// When it reached us.
     pub received_at: DateTime<Utc>,
     /// How it reached us.

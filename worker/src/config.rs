@@ -1,0 +1,145 @@
+//! Settings of the worker.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::Url;
+use shared::broker::BrokerConfig;
+use shared::config::{Problems, Read, Secret, Settings};
+use shared::telemetry::TelemetryConfig;
+
+use crate::workos::Rate;
+
+/// Settings of every command that needs the database.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// `DATABASE_URL`; may hold a password.
+    pub url: Secret,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Settings of `worker run`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `WORKOS_ENV`.
+    pub env: String,
+    /// `WORKOS_API_KEY`.
+    pub api_key: Secret,
+    /// `WORKOS_API_BASE_URL`.
+    pub api_base: Url,
+    /// The mirror.
+    pub database: DatabaseConfig,
+    /// `SYNC_AUTO_MIGRATE`.
+    pub auto_migrate: bool,
+    /// `NATS_*`.
+    pub broker: BrokerConfig,
+    /// `WORKER_ADMIN_ADDR`.
+    pub admin: SocketAddr,
+    /// `SYNC_BATCH_MAX`.
+    pub batch_max: usize,
+    /// `SYNC_BATCH_WAIT`.
+    pub batch_wait: Duration,
+    /// `SYNC_FETCH_CONCURRENCY`.
+    pub fetch_concurrency: usize,
+    /// `SYNC_RATE_LIMIT`.
+    pub rate: Rate,
+    /// `SYNC_AUDIT_PII=keep`.
+    pub keep_personal: bool,
+    /// `SYNC_ACK_WAIT`: how long the broker waits for a worker that may have died.
+    pub ack_wait: Duration,
+}
+
+impl DatabaseConfig {
+    /// Reads the settings of a command that needs only the database.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let config = Self::read(&mut settings);
+        settings.finish()?;
+        Ok(config?)
+    }
+
+    fn read(settings: &mut Settings) -> Read<Self> {
+        let url = settings
+            .required_secret("DATABASE_URL", "the address of Postgres, postgres://user@host/database");
+        let telemetry = TelemetryConfig::read(settings);
+        Ok(Self { url: url?, telemetry: telemetry? })
+    }
+}
+
+impl Config {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let config = Self::read(&mut settings);
+        settings.finish()?;
+        Ok(config?)
+    }
+
+    fn read(settings: &mut Settings) -> Read<Self> {
+        let env = settings.environment();
+        let api_key =
+            settings.required_secret("WORKOS_API_KEY", "the secret key of the WorkOS environment, sk_...");
+        let api_base = settings.parsed(
+            "WORKOS_API_BASE_URL",
+            "https://api.workos.com",
+            "an http or https address",
+            |value| {
+                value
+                    .parse::<Url>()
+                    .ok()
+                    .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            },
+        );
+        let database = DatabaseConfig::read(settings);
+        let auto_migrate = settings.switch("SYNC_AUTO_MIGRATE", "false");
+        let broker = BrokerConfig::read(settings);
+        let admin = settings.address("WORKER_ADMIN_ADDR", "127.0.0.1:9102");
+        let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
+        let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
+        let fetch_concurrency = settings.number("SYNC_FETCH_CONCURRENCY", "32", 1);
+        let rate =
+            settings.parsed("SYNC_RATE_LIMIT", "90/s", "a rate such as 90/s or 5000/m, or `off`", |value| {
+                value.parse().ok()
+            });
+        let keep_personal =
+            settings.parsed("SYNC_AUDIT_PII", "redact", "`redact` or `keep`", |value| match value {
+                "keep" => Some(true),
+                "redact" => Some(false),
+                _ => None,
+            });
+        let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
+        Ok(Self {
+            env: env?,
+            api_key: api_key?,
+            api_base: api_base?,
+            database: database?,
+            auto_migrate: auto_migrate?,
+            broker: broker?,
+            admin: admin?,
+            batch_max: batch_max?,
+            batch_wait: batch_wait?,
+            fetch_concurrency: fetch_concurrency?,
+            rate: rate?,
+            keep_personal: keep_personal?,
+            ack_wait: ack_wait?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_setting_is_told_at_once() {
+        let settings = Settings::from_source(|name| match name {
+            "SYNC_RATE_LIMIT" => Some("fast".to_owned()),
+            "WORKOS_API_BASE_URL" => Some("ftp://x".to_owned()),
+            _ => None,
+        });
+        let text = Config::from_settings(settings).expect_err("four problems").to_string();
+        for name in ["WORKOS_API_KEY", "DATABASE_URL", "SYNC_RATE_LIMIT", "WORKOS_API_BASE_URL"] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
+        }
+        assert_eq!(text.lines().count(), 4, "{text}");
+    }
+}

@@ -1,0 +1,146 @@
+//! Postgres: the pool, the migrations, and what its errors ask of us.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use shared::config::Secret;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgConnection, PgPool};
+
+/// Where the migrator keeps its own record.
+const MIGRATIONS_TABLE: &str = "workos_sync._sqlx_migrations";
+
+/// Longest time a batch may take to look up, or to write, before Postgres counts as unavailable.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an error of Postgres asks of us.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody is there, or not for us now: the world, not the event.
+    #[error("Postgres is not available")]
+    Unavailable,
+    /// Two transactions were in each other's way: again, at once.
+    #[error("two transactions were in each other's way")]
+    Conflict,
+    /// A row was refused: SQLSTATE and constraint, never a value.
+    #[error("Postgres refused a row: {0}")]
+    Refused(String),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        let sqlx::Error::Database(error) = error else {
+            return match error {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::BeginFailed => Self::Unavailable,
+                // Its text may quote a value, so only the kind of error is told.
+                other => Self::Refused(format!("{:?}", std::mem::discriminant(&other))),
+            };
+        };
+        let code = error.code().unwrap_or_default();
+        match code.as_ref() {
+            // Serialization failure, deadlock, and a plan that a migration made obsolete.
+            "40001" | "40P01" | "0A000" => Self::Conflict,
+            // Read-only (a standby took our connection), lock not available.
+            "25006" | "55P03" => Self::Unavailable,
+            // Connection, resources, operator intervention, system error.
+            code if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Self::Unavailable,
+            code => {
+                let place = error.constraint().or_else(|| error.table()).unwrap_or_default();
+                Self::Refused(format!("{code} {place}").trim_end().to_owned())
+            }
+        }
+    }
+}
+
+/// A pool of connections that are made when first needed.
+pub fn pool(url: &Secret, connections: u32) -> anyhow::Result<PgPool> {
+    let options: PgConnectOptions = url
+        .reveal()
+        .parse()
+        .ok()
+        .context("DATABASE_URL is malformed, wants postgres://user@host/database")?;
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        // A broken connection shows itself at the first statement; asking first would cost each batch
+        // a round trip.
+        .test_before_acquire(false)
+        .connect_lazy_with(options.application_name("workos-sync")))
+}
+
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("../migrations");
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator.create_schema("workos_sync");
+    migrator
+}
+
+/// Applies what is missing; says how many that were.
+pub async fn migrate(pool: &PgPool) -> anyhow::Result<usize> {
+    let mut connection = pool.acquire().await.context("failed to connect to Postgres")?;
+    refuse_a_foreign_schema(&mut connection).await?;
+    let missing = missing_migrations(&mut connection).await?.len();
+    migrator().run(&mut *connection).await.context("failed to apply the migrations")?;
+    Ok(missing)
+}
+
+/// The migrations that were not applied yet, by version and description.
+pub async fn missing_migrations(connection: &mut PgConnection) -> anyhow::Result<Vec<String>> {
+    let recorded: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(MIGRATIONS_TABLE)
+        .fetch_one(&mut *connection)
+        .await
+        .context("failed to look for applied migrations")?;
+    let applied: Vec<i64> = if recorded {
+        sqlx::query_scalar("SELECT version FROM workos_sync._sqlx_migrations WHERE success")
+            .fetch_all(&mut *connection)
+            .await
+            .context("failed to read applied migrations")?
+    } else {
+        Vec::new()
+    };
+    Ok(migrator()
+        .iter()
+        .filter(|migration| !applied.contains(&migration.version))
+        .map(|migration| format!("{} {}", migration.version, migration.description))
+        .collect())
+}
+
+/// Tables in `workos` that were there before our first migration belong to somebody else.
+async fn refuse_a_foreign_schema(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let ours: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(MIGRATIONS_TABLE)
+        .fetch_one(&mut *connection)
+        .await
+        .context("failed to look for applied migrations")?;
+    if ours {
+        return Ok(());
+    }
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT tablename::text FROM pg_catalog.pg_tables WHERE schemaname = 'workos' ORDER BY tablename",
+    )
+    .fetch_all(connection)
+    .await
+    .context("failed to look into the schema workos")?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the schema workos already holds tables that workos-sync did not make ({}); \
+         move them to another schema, or use another database",
+        tables.join(", ")
+    )
+}
+
+/// Whether Postgres answers a question.
+pub async fn answers(pool: &PgPool) -> bool {
+    let asked = sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(pool);
+    matches!(tokio::time::timeout(Duration::from_secs(5), asked).await, Ok(Ok(1)))
+}

@@ -1,0 +1,239 @@
+//! Pure: what to do with an event before asking, and what an answer means. No clock, no network, no
+//! database.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use shared::event::Event;
+
+use crate::failure::Failure;
+use crate::guard::{DeletedBy, Known, Life};
+use crate::object::Record;
+use crate::outcome::Outcome;
+use crate::workos::Answer;
+
+/// How long after the first 404 a second one counts. A little less than the delay after which it is
+/// asked again, so that the second question is not too early by a hair.
+pub const CONFIRM_AFTER: Duration = Duration::from_millis(2_500);
+
+/// Where an event stands before anything is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has its outcome already: nothing to do, nothing to write.
+    Settled,
+    /// It ends here, without a question.
+    Ends(Outcome, &'static str),
+    /// It declares its object deleted: a tombstone at once.
+    Deletes,
+    /// WorkOS must be asked.
+    Asks,
+}
+
+/// Decides where an event stands. `sequence` is its place in the stream whose life is `life`; `life`
+/// is `None` when it is not certain which life the sequence belongs to.
+#[must_use]
+pub fn standing(
+    event: &Event,
+    sequence: i64,
+    life: Option<Life>,
+    settled: bool,
+    known: Option<&Known>,
+) -> Standing {
+    if settled {
+        return Standing::Settled;
+    }
+    if event.kind.is_some() && event.object_id.is_none() {
+        return Standing::Ends(Outcome::Dead, "malformed");
+    }
+    if event.object().is_none() {
+        return Standing::Ends(Outcome::Ignored, "not_mirrored");
+    }
+    let Some(known) = known else {
+        return if event.is_deletion() { Standing::Deletes } else { Standing::Asks };
+    };
+    if event.is_deletion() {
+        // A tombstone that only an answer or a parent made becomes final with the event.
+        return match known.deleted_by {
+            Some(DeletedBy::Event) => Standing::Ends(Outcome::Unchanged, "already_deleted"),
+            Some(DeletedBy::Answer | DeletedBy::Cascade) | None => Standing::Deletes,
+        };
+    }
+    if known.deleted_by == Some(DeletedBy::Event) {
+        return Standing::Ends(Outcome::Superseded, "deleted");
+    }
+    let covered = known.covers.is_some_and(|(of, covers)| Some(of) == life && sequence <= covers);
+    // An answer that is older than what this event says was a stale read: it does not cover it.
+    let stale = matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
+        && known.deleted_by.is_none();
+    if covered && !stale { Standing::Ends(Outcome::Superseded, "covered") } else { Standing::Asks }
+}
+
+/// What an answer means for an object.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// WorkOS has it.
+    Present(Box<Record>),
+    /// WorkOS no longer has it.
+    Gone(DeletedBy),
+    /// A first 404 that nothing explains.
+    Missing,
+    /// Nothing can be said now.
+    Wait(Failure),
+}
+
+/// Judges an answer. `said` is the newest `updated_at` that an event told of the object.
+#[must_use]
+pub fn judge(
+    answer: Result<Answer, Failure>,
+    said: Option<DateTime<Utc>>,
+    known: Option<&Known>,
+    now: DateTime<Utc>,
+) -> Verdict {
+    match answer {
+        Ok(Answer::Found(record)) => {
+            let stored = known.filter(|known| known.deleted_by.is_none()).and_then(|known| known.updated_at);
+            match (record.row.updated_at(), said.max(stored)) {
+                (Some(answered), Some(newest)) if answered < newest => Verdict::Wait(Failure::StaleRead),
+                _ => Verdict::Present(record),
+            }
+        }
+        Ok(Answer::NotFound) => {
+            let Some(known) = known else { return Verdict::Missing };
+            if let Some(by) = known.deleted_by {
+                return Verdict::Gone(by);
+            }
+            match known.missing_since {
+                Some(since) if (now - since).to_std().is_ok_and(|waited| waited >= CONFIRM_AFTER) => {
+                    Verdict::Gone(DeletedBy::Answer)
+                }
+                _ => Verdict::Missing,
+            }
+        }
+        Err(failure) => Verdict::Wait(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use serde_json::json;
+    use shared::event::Channel;
+    use shared::id::{Kind, ObjectRef};
+
+    use super::*;
+    use crate::object;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn event(event_type: &str, updated_at: Option<DateTime<Utc>>) -> Event {
+        let entry = shared::catalogue::find(event_type);
+        Event {
+            id: "event_1".to_owned(),
+            event_type: event_type.to_owned(),
+            kind: entry.map(|entry| entry.kind.name().to_owned()),
+            operation: entry.map(|entry| entry.operation),
+            object_id: entry.map(|_| "user_1".to_owned()),
+            organization_id: None,
+            created_at: None,
+            updated_at,
+            actor: None,
+            received_at: at(0),
+            channel: Channel::Webhook,
+        }
+    }
+
+    fn covering(sequence: i64, updated_at: Option<DateTime<Utc>>) -> Known {
+        Known { fence: 7, covers: Some((at(1), sequence)), updated_at, has_row: true, ..Known::default() }
+    }
+
+    fn found(updated_at: i64) -> Answer {
+        let body = json!({"id": "user_1", "updated_at": at(updated_at).to_rfc3339()}).to_string();
+        let mut records =
+            object::read(&ObjectRef::new(Kind::User, "user_1"), body.as_bytes()).expect("a user");
+        Answer::Found(Box::new(records.remove(0)))
+    }
+
+    const COVERED: Standing = Standing::Ends(Outcome::Superseded, "covered");
+
+    #[test]
+    fn an_event_that_an_answer_covers_is_superseded_without_asking() {
+        let known = covering(10, Some(at(5)));
+        let update = event("user.updated", Some(at(5)));
+        assert_eq!(standing(&update, 10, Some(at(1)), false, Some(&known)), COVERED);
+        assert_eq!(
+            standing(&update, 11, Some(at(1)), false, Some(&known)),
+            Standing::Asks,
+            "published later"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_was_a_stale_read_covers_nothing_newer() {
+        let known = covering(10, Some(at(5)));
+        let newer = event("user.updated", Some(at(6)));
+        assert_eq!(standing(&newer, 10, Some(at(1)), false, Some(&known)), Standing::Asks);
+    }
+
+    #[test]
+    fn sequences_of_another_life_of_the_stream_say_nothing() {
+        let known = covering(10, Some(at(5)));
+        let update = event("user.updated", None);
+        assert_eq!(standing(&update, 3, Some(at(2)), false, Some(&known)), Standing::Asks);
+        assert_eq!(standing(&update, 3, None, false, Some(&known)), Standing::Asks);
+    }
+
+    #[test]
+    fn a_deletion_is_never_covered() {
+        let known = covering(10, Some(at(5)));
+        assert_eq!(
+            standing(&event("user.deleted", None), 3, Some(at(1)), false, Some(&known)),
+            Standing::Deletes
+        );
+        assert_eq!(standing(&event("user.deleted", None), 3, Some(at(1)), false, None), Standing::Deletes);
+    }
+
+    #[test]
+    fn what_an_event_declared_deleted_is_not_asked_for_again() {
+        let known = Known { deleted_by: Some(DeletedBy::Event), ..Known::default() };
+        assert_eq!(
+            standing(&event("user.updated", Some(at(99))), 99, Some(at(1)), false, Some(&known)),
+            Standing::Ends(Outcome::Superseded, "deleted")
+        );
+        assert_eq!(
+            standing(&event("user.deleted", None), 99, Some(at(1)), false, Some(&known)),
+            Standing::Ends(Outcome::Unchanged, "already_deleted")
+        );
+    }
+
+    #[test]
+    fn an_unknown_type_is_ignored_and_an_event_without_its_id_is_dead() {
+        assert_eq!(
+            standing(&event("planet.created", None), 1, None, false, None),
+            Standing::Ends(Outcome::Ignored, "not_mirrored")
+        );
+        let mut nameless = event("user.updated", None);
+        nameless.object_id = None;
+        assert_eq!(standing(&nameless, 1, None, false, None), Standing::Ends(Outcome::Dead, "malformed"));
+    }
+
+    #[test]
+    fn an_answer_older_than_the_event_or_than_the_row_is_stale() {
+        let stale = |verdict| matches!(verdict, Verdict::Wait(Failure::StaleRead));
+        assert!(stale(judge(Ok(found(4)), Some(at(5)), None, at(9))));
+        assert!(stale(judge(Ok(found(4)), None, Some(&covering(1, Some(at(5)))), at(9))));
+        assert!(!stale(judge(Ok(found(5)), Some(at(5)), Some(&covering(1, Some(at(5)))), at(9))));
+    }
+
+    #[test]
+    fn a_404_counts_only_when_it_repeats_after_a_delay() {
+        let missing = Known { missing_since: Some(at(10)), ..Known::default() };
+        let judged = |known: Option<&Known>, now| judge(Ok(Answer::NotFound), None, known, now);
+        assert!(matches!(judged(None, at(10)), Verdict::Missing));
+        assert!(matches!(judged(Some(&covering(1, None)), at(10)), Verdict::Missing));
+        assert!(matches!(judged(Some(&missing), at(11)), Verdict::Missing));
+        assert!(matches!(judged(Some(&missing), at(9)), Verdict::Missing), "a clock that went back");
+        assert!(matches!(judged(Some(&missing), at(13)), Verdict::Gone(DeletedBy::Answer)));
+    }
+}

@@ -1,0 +1,378 @@
+//! The guard: `workos_sync.objects`. The one place where races are settled.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use shared::id::ObjectRef;
+use sqlx::{PgConnection, PgExecutor};
+
+/// How we learned that an object is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletedBy {
+    /// A verified `*.deleted` event: final, an answer of 200 shortly after does not revive it.
+    Event,
+    /// A 404 that repeated.
+    Answer,
+    /// Its parent is gone.
+    Cascade,
+}
+
+impl DeletedBy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Answer => "answer",
+            Self::Cascade => "cascade",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Event, Self::Answer, Self::Cascade].into_iter().find(|by| by.name() == name)
+    }
+}
+
+/// The life of a stream: sequences start again when it is made anew, so they are compared only
+/// within one.
+pub type Life = DateTime<Utc>;
+
+/// What the guard knows of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Fence of the answer that was taken.
+    pub fence: i64,
+    /// Events up to this sequence are answered, in that life of the stream.
+    pub covers: Option<(Life, i64)>,
+    /// `updated_at` of the answer that was taken.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// When it was first answered with an unexplained 404.
+    pub missing_since: Option<DateTime<Utc>>,
+    /// How we learned that it is gone, if it is.
+    pub deleted_by: Option<DeletedBy>,
+    /// Whether the mirror has a row for it.
+    pub has_row: bool,
+}
+
+/// One event and its object, to be looked up.
+pub struct Wanted<'a> {
+    /// Id of the event.
+    pub event_id: &'a str,
+    /// The object, if the event names one that we mirror.
+    pub object: Option<&'a ObjectRef>,
+}
+
+/// What is known of an event and its object.
+pub struct Found {
+    /// Outcome of the event, if it has one already.
+    pub settled: Option<String>,
+    /// What the guard knows of its object.
+    pub known: Option<Known>,
+}
+
+/// Looks up what is already applied, and takes a fence: one query, before any question leaves.
+pub async fn look_up(
+    database: impl PgExecutor<'_>,
+    env: &str,
+    wanted: &[Wanted<'_>],
+) -> sqlx::Result<(i64, Vec<Found>)> {
+    let events: Vec<&str> = wanted.iter().map(|wanted| wanted.event_id).collect();
+    let kinds: Vec<Option<&str>> =
+        wanted.iter().map(|wanted| wanted.object.map(|object| object.kind.name())).collect();
+    let ids: Vec<Option<&str>> =
+        wanted.iter().map(|wanted| wanted.object.map(|object| object.id.as_str())).collect();
+    let rows = sqlx::query!(
+        r#"
+        SELECT (SELECT nextval('workos_sync.fence')) AS "taken!",
+               event.outcome AS "event_outcome?",
+               object.fence AS "fence?",
+               object.stream AS "stream?",
+               object.covers AS "covers?",
+               object.updated_at AS "updated_at?",
+               object.missing_since AS "missing_since?",
+               object.deleted_by AS "deleted_by?",
+               object.has_row AS "has_row?"
+        FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
+        LEFT JOIN workos_sync.events AS event ON event.env = $1 AND event.id = wanted.event_id
+        LEFT JOIN workos_sync.objects AS object
+               ON object.env = $1 AND object.kind = wanted.kind AND object.id = wanted.id
+        ORDER BY wanted.position
+        "#,
+        env,
+        &events as _,
+        &kinds as _,
+        &ids as _,
+    )
+    .fetch_all(database)
+    .await?;
+    let fence = rows.first().map_or(0, |row| row.taken);
+    let found = rows
+        .into_iter()
+        .map(|row| Found {
+            settled: row.event_outcome,
+            known: row.fence.map(|fence| Known {
+                fence,
+                covers: row.stream.zip(row.covers),
+                updated_at: row.updated_at,
+                missing_since: row.missing_since,
+                deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
+                has_row: row.has_row.unwrap_or(false),
+            }),
+        })
+        .collect();
+    Ok((fence, found))
+}
+
+/// What the guard knows of these objects; those it never heard of are absent.
+pub async fn known(
+    database: impl PgExecutor<'_>,
+    env: &str,
+    objects: &[&ObjectRef],
+) -> sqlx::Result<HashMap<ObjectRef, Known>> {
+    let (kinds, ids) = keys(objects);
+    let rows = sqlx::query!(
+        r#"
+        SELECT wanted.position AS "position!",
+               object.fence,
+               object.stream,
+               object.covers,
+               object.updated_at,
+               object.missing_since,
+               object.deleted_by,
+               object.has_row
+        FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (kind, id, position)
+        JOIN workos_sync.objects AS object
+          ON object.env = $1 AND object.kind = wanted.kind AND object.id = wanted.id
+        "#,
+        env,
+        &kinds as _,
+        &ids as _,
+    )
+    .fetch_all(database)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let object = objects.get(usize::try_from(row.position).ok()?.checked_sub(1)?)?;
+            let known = Known {
+                fence: row.fence,
+                covers: row.stream.map(|stream| (stream, row.covers)),
+                updated_at: row.updated_at,
+                missing_since: row.missing_since,
+                deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
+                has_row: row.has_row,
+            };
+            Some(((*object).clone(), known))
+        })
+        .collect())
+}
+
+fn keys<'a>(objects: &[&'a ObjectRef]) -> (Vec<&'static str>, Vec<&'a str>) {
+    objects.iter().map(|object| (object.kind.name(), object.id.as_str())).unzip()
+}
+
+/// What an answer says about an object, for the guard.
+#[derive(Clone, Copy, Debug)]
+pub enum Claim {
+    /// It is there.
+    Present {
+        /// `updated_at` of the answer.
+        updated_at: Option<DateTime<Utc>>,
+        /// Whether events up to the batch's `covers` are answered by it.
+        complete: bool,
+    },
+    /// It is gone.
+    Gone(DeletedBy),
+    /// It was not found, and nothing explains it yet.
+    Missing,
+    /// Nothing is said about it: it is a parent whose state must not change while its children are
+    /// written.
+    Hold,
+}
+
+/// The question that a batch of claims stands on.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// Taken before it left.
+    pub fence: i64,
+    /// What was known to be published by then.
+    pub covers: Option<(Life, i64)>,
+    /// Now.
+    pub at: DateTime<Utc>,
+}
+
+/// Objects that were won, and whether the guard had never heard of them.
+pub type Won = HashMap<ObjectRef, bool>;
+
+/// Claims objects. Only a higher fence wins, but for a verified deletion, which is final whenever it
+/// comes; an object that an event declared deleted is not revived; an answer older than the one that was
+/// taken is refused. Every row is locked in key order, also
+/// those that are not won, so that two workers cannot deadlock and the state of parents stands still
+/// until the transaction ends.
+pub async fn claim(
+    connection: &mut PgConnection,
+    env: &str,
+    question: Question,
+    claims: &[(&ObjectRef, Claim)],
+) -> sqlx::Result<Won> {
+    let mut ordered: Vec<_> = claims.to_vec();
+    ordered.sort_unstable_by_key(|(object, _)| *object);
+    let objects: Vec<&ObjectRef> = ordered.iter().map(|(object, _)| *object).collect();
+    let (kinds, ids) = keys(&objects);
+    let each = |value: &dyn Fn(Claim) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
+        ordered.iter().map(|(_, claim)| value(*claim)).collect()
+    };
+    let covering = |claim: Claim| match claim {
+        Claim::Present { complete: true, .. } | Claim::Gone(_) => question.covers,
+        Claim::Present { .. } | Claim::Missing | Claim::Hold => None,
+    };
+    let fences: Vec<i64> = ordered
+        .iter()
+        .map(|(_, claim)| if matches!(claim, Claim::Hold) { 0 } else { question.fence })
+        .collect();
+    let streams = each(&|claim| covering(claim).map(|(life, _)| life));
+    let covers: Vec<i64> =
+        ordered.iter().map(|(_, claim)| covering(*claim).map_or(0, |(_, seq)| seq)).collect();
+    let updated_at = each(&|claim| match claim {
+        Claim::Present { updated_at, .. } => updated_at,
+        _ => None,
+    });
+    let missing_since = each(&|claim| matches!(claim, Claim::Missing).then_some(question.at));
+    let deleted_at = each(&|claim| matches!(claim, Claim::Gone(_)).then_some(question.at));
+    let deleted_by: Vec<Option<&str>> = ordered
+        .iter()
+        .map(|(_, claim)| match claim {
+            Claim::Gone(by) => Some(by.name()),
+            _ => None,
+        })
+        .collect();
+    let has_row: Vec<bool> =
+        ordered.iter().map(|(_, claim)| matches!(claim, Claim::Present { .. })).collect();
+    let outcomes: Vec<Option<&str>> = ordered
+        .iter()
+        .map(|(_, claim)| match claim {
+            Claim::Present { .. } => Some("applied"),
+            Claim::Gone(_) => Some("deleted"),
+            Claim::Missing | Claim::Hold => None,
+        })
+        .collect();
+    let rows = sqlx::query!(
+        r#"
+        INSERT INTO workos_sync.objects AS object (
+            env, kind, id, fence, stream, covers, asked_at, updated_at, missing_since, deleted_at, deleted_by,
+            has_row, outcome
+        )
+        SELECT $1, kind, id, fence, stream, covers,
+               CASE WHEN fence > 0 THEN $2::timestamptz END,
+               updated_at, missing_since, deleted_at, deleted_by, has_row, outcome
+        FROM unnest(
+            $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::timestamptz[],
+            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::bool[], $13::text[]
+        ) WITH ORDINALITY AS claim (
+            kind, id, fence, stream, covers, updated_at, missing_since, deleted_at, deleted_by, has_row, outcome,
+            position
+        )
+        ORDER BY position
+        ON CONFLICT (env, kind, id) DO UPDATE
+        SET fence = greatest(object.fence, EXCLUDED.fence),
+            stream = coalesce(EXCLUDED.stream, object.stream),
+            covers = CASE
+                WHEN EXCLUDED.stream IS NULL THEN object.covers
+                WHEN EXCLUDED.stream = object.stream THEN greatest(EXCLUDED.covers, object.covers)
+                ELSE EXCLUDED.covers
+            END,
+            asked_at = EXCLUDED.asked_at,
+            updated_at = coalesce(EXCLUDED.updated_at, object.updated_at),
+            missing_since = CASE
+                WHEN EXCLUDED.missing_since IS NOT NULL THEN coalesce(object.missing_since, EXCLUDED.missing_since)
+            END,
+            deleted_at = CASE
+                WHEN EXCLUDED.missing_since IS NOT NULL THEN object.deleted_at
+                WHEN EXCLUDED.deleted_at IS NOT NULL THEN coalesce(object.deleted_at, EXCLUDED.deleted_at)
+            END,
+            deleted_by = CASE
+                WHEN EXCLUDED.missing_since IS NOT NULL THEN object.deleted_by
+                WHEN 'event' IN (object.deleted_by, EXCLUDED.deleted_by) THEN 'event'
+                WHEN EXCLUDED.deleted_by IS NOT NULL THEN coalesce(object.deleted_by, EXCLUDED.deleted_by)
+            END,
+            has_row = object.has_row OR EXCLUDED.has_row,
+            outcome = coalesce(EXCLUDED.outcome, object.outcome)
+        WHERE (object.fence < EXCLUDED.fence OR EXCLUDED.deleted_by = 'event')
+          AND (object.deleted_by IS DISTINCT FROM 'event' OR EXCLUDED.deleted_at IS NOT NULL)
+          AND coalesce(EXCLUDED.updated_at >= object.updated_at, true)
+        RETURNING kind, id, (xmax = 0) AS "inserted!"
+        "#,
+        env,
+        question.at,
+        &kinds as _,
+        &ids as _,
+        &fences,
+        &streams as _,
+        &covers,
+        &updated_at as _,
+        &missing_since as _,
+        &deleted_at as _,
+        &deleted_by as _,
+        &has_row,
+        &outcomes as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| Some((ObjectRef::new(row.kind.parse().ok()?, row.id), row.inserted)))
+        .collect())
+}
+
+/// Declares objects gone because their parent is, whatever their fence: a child cannot outlive it.
+pub async fn cascade(
+    connection: &mut PgConnection,
+    env: &str,
+    question: Question,
+    objects: &HashSet<&ObjectRef>,
+) -> sqlx::Result<()> {
+    let mut ordered: Vec<&ObjectRef> = objects.iter().copied().collect();
+    ordered.sort_unstable();
+    let (kinds, ids) = keys(&ordered);
+    sqlx::query!(
+        r#"
+        INSERT INTO workos_sync.objects AS object (
+            env, kind, id, fence, asked_at, deleted_at, deleted_by, has_row, outcome
+        )
+        SELECT $1, kind, id, $2, $3, $3, 'cascade', true, 'deleted'
+        FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS gone (kind, id, position)
+        ORDER BY position
+        ON CONFLICT (env, kind, id) DO UPDATE
+        SET fence = greatest(object.fence, EXCLUDED.fence),
+            missing_since = NULL,
+            deleted_at = coalesce(object.deleted_at, EXCLUDED.deleted_at),
+            deleted_by = coalesce(object.deleted_by, EXCLUDED.deleted_by),
+            outcome = EXCLUDED.outcome
+        "#,
+        env,
+        question.fence,
+        question.at,
+        &kinds as _,
+        &ids as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that the last answer changed nothing.
+pub async fn unchanged(connection: &mut PgConnection, env: &str, objects: &[&ObjectRef]) -> sqlx::Result<()> {
+    let (kinds, ids) = keys(objects);
+    sqlx::query!(
+        r#"
+        UPDATE workos_sync.objects AS object
+        SET outcome = 'unchanged'
+        FROM unnest($2::text[], $3::text[]) AS same (kind, id)
+        WHERE object.env = $1 AND object.kind = same.kind AND object.id = same.id
+        "#,
+        env,
+        &kinds as _,
+        &ids as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

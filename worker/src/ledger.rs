@@ -1,0 +1,230 @@
+//! The ledger of events and the audit log: `workos_sync.events`, `workos_sync.audit_log`.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+use shared::event::{Channel, Event};
+use shared::id::ObjectRef;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+use crate::object::columns::Change;
+use crate::outcome::Outcome;
+
+/// What the ledger says of one event.
+pub struct Entry<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// Its sequence in the stream.
+    pub sequence: i64,
+    /// Which delivery this is, from 1.
+    pub attempt: i32,
+    /// How it ended; `None` while it is being retried.
+    pub outcome: Option<Outcome>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Writes the ledger. An event that has an outcome keeps it.
+pub async fn record(
+    connection: &mut PgConnection,
+    env: &str,
+    fence: i64,
+    at: DateTime<Utc>,
+    entries: &[Entry<'_>],
+) -> sqlx::Result<()> {
+    // In order of the ids, so that two workers cannot deadlock; an id twice in one batch (published
+    // twice after the broker forgot it) counts once.
+    let mut ordered: Vec<&Entry<'_>> = entries.iter().collect();
+    ordered.sort_by(|a, b| a.event.id.cmp(&b.event.id).then(b.outcome.is_some().cmp(&a.outcome.is_some())));
+    ordered.dedup_by(|a, b| a.event.id == b.event.id);
+    let column = |value: &dyn Fn(&Event) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
+        ordered.iter().map(|entry| value(entry.event)).collect()
+    };
+    let ids: Vec<&str> = ordered.iter().map(|entry| entry.event.id.as_str()).collect();
+    let types: Vec<&str> = ordered.iter().map(|entry| entry.event.event_type.as_str()).collect();
+    let kinds: Vec<Option<&str>> = ordered.iter().map(|entry| entry.event.kind.as_deref()).collect();
+    let objects: Vec<Option<&str>> = ordered.iter().map(|entry| entry.event.object_id.as_deref()).collect();
+    let organizations: Vec<Option<&str>> =
+        ordered.iter().map(|entry| entry.event.organization_id.as_deref()).collect();
+    let channels: Vec<&str> = ordered.iter().map(|entry| entry.event.channel.name()).collect();
+    let created_at = column(&|event| event.created_at);
+    let updated_at = column(&|event| event.updated_at);
+    let received_at: Vec<DateTime<Utc>> = ordered.iter().map(|entry| entry.event.received_at).collect();
+    let webhook_at = column(&|event| (event.channel == Channel::Webhook).then_some(event.received_at));
+    let tail_at = column(&|event| (event.channel == Channel::Tail).then_some(event.received_at));
+    let sequences: Vec<i64> = ordered.iter().map(|entry| entry.sequence).collect();
+    let attempts: Vec<i32> = ordered.iter().map(|entry| entry.attempt).collect();
+    let outcomes: Vec<Option<&str>> = ordered.iter().map(|entry| entry.outcome.map(Outcome::name)).collect();
+    let reasons: Vec<Option<&str>> = ordered.iter().map(|entry| entry.reason.as_deref()).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO workos_sync.events AS event (
+            env, id, type, kind, object_id, organization_id, first_channel, created_at, updated_at, received_at,
+            webhook_at, tail_at, stream_seq, attempts, outcome, reason, fence, settled_at
+        )
+        SELECT $1, id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
+               webhook_at, tail_at, stream_seq, attempts, outcome, reason, $2,
+               CASE WHEN outcome IS NOT NULL THEN $3::timestamptz END
+        FROM unnest(
+            $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[],
+            $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::bigint[],
+            $16::int[], $17::text[], $18::text[]
+        ) AS entry (
+            id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
+            webhook_at, tail_at, stream_seq, attempts, outcome, reason
+        )
+        ON CONFLICT (env, id) DO UPDATE
+        SET attempts = EXCLUDED.attempts,
+            webhook_at = coalesce(event.webhook_at, EXCLUDED.webhook_at),
+            tail_at = coalesce(event.tail_at, EXCLUDED.tail_at),
+            stream_seq = EXCLUDED.stream_seq,
+            outcome = EXCLUDED.outcome,
+            reason = EXCLUDED.reason,
+            fence = EXCLUDED.fence,
+            settled_at = EXCLUDED.settled_at
+        WHERE event.outcome IS NULL
+        "#,
+        env,
+        fence,
+        at,
+        &ids as _,
+        &types as _,
+        &kinds as _,
+        &objects as _,
+        &organizations as _,
+        &channels as _,
+        &created_at as _,
+        &updated_at as _,
+        &received_at as _,
+        &webhook_at as _,
+        &tail_at as _,
+        &sequences,
+        &attempts,
+        &outcomes as _,
+        &reasons as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What happened to a row of the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is new.
+    Created,
+    /// Some of its columns changed.
+    Updated,
+    /// It is a tombstone now.
+    Deleted,
+    /// It was a tombstone and lives again.
+    Revived,
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+            Self::Revived => "revived",
+        }
+    }
+}
+
+/// One real change.
+pub struct Audit<'a> {
+    /// Of what.
+    pub object: &'a ObjectRef,
+    /// What happened.
+    pub action: Action,
+    /// Changed columns, from [`changes`].
+    pub changes: Value,
+    /// The event that led to it.
+    pub event: Option<&'a Event>,
+    /// The parent that took it along.
+    pub cause: Option<String>,
+}
+
+/// Changed columns as the audit log keeps them: each with old and new, personal values redacted
+/// unless they are to be kept. A null is no personal value.
+#[must_use]
+pub fn changes(changes: &[Change], personal: &[&str], keep_personal: bool) -> Value {
+    let shown = |column: &str, value: &Value| {
+        if value.is_null() || keep_personal || !personal.contains(&column) {
+            value.clone()
+        } else {
+            Value::from("redacted")
+        }
+    };
+    let columns: Map<String, Value> = changes
+        .iter()
+        .map(|change| {
+            let column = change.column;
+            (column.to_owned(), json!({"old": shown(column, &change.old), "new": shown(column, &change.new)}))
+        })
+        .collect();
+    Value::Object(columns)
+}
+
+/// Appends to the audit log.
+pub async fn audit(
+    connection: &mut PgConnection,
+    env: &str,
+    fence: i64,
+    at: DateTime<Utc>,
+    audits: &[Audit<'_>],
+) -> sqlx::Result<()> {
+    let kinds: Vec<&str> = audits.iter().map(|audit| audit.object.kind.name()).collect();
+    let ids: Vec<&str> = audits.iter().map(|audit| audit.object.id.as_str()).collect();
+    let actions: Vec<&str> = audits.iter().map(|audit| audit.action.name()).collect();
+    let changes: Vec<Json<&Value>> = audits.iter().map(|audit| Json(&audit.changes)).collect();
+    let events: Vec<Option<&str>> =
+        audits.iter().map(|audit| audit.event.map(|event| event.id.as_str())).collect();
+    let channels: Vec<&str> =
+        audits.iter().map(|audit| audit.event.map_or("sync", |event| event.channel.name())).collect();
+    let actors: Vec<Option<&str>> =
+        audits.iter().map(|audit| audit.event.and_then(|event| event.actor.as_deref())).collect();
+    let causes: Vec<Option<&str>> = audits.iter().map(|audit| audit.cause.as_deref()).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO workos_sync.audit_log (
+            at, env, kind, object_id, action, changes, fence, event_id, channel, actor, cause
+        )
+        SELECT $1, $2, kind, object_id, action, changes, $3, event_id, channel, actor, cause
+        FROM unnest(
+            $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[], $9::text[], $10::text[], $11::text[]
+        ) AS audit (kind, object_id, action, changes, event_id, channel, actor, cause)
+        "#,
+        at,
+        env,
+        fence,
+        &kinds as _,
+        &ids as _,
+        &actions as _,
+        &changes as _,
+        &events as _,
+        &channels as _,
+        &actors as _,
+        &causes as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn personal_values_are_redacted_and_nulls_are_not_personal() {
+        let change = |column, old, new| Change { column, old, new };
+        let all =
+            [change("email", json!(null), json!("a@example.com")), change("status", json!("a"), json!("b"))];
+        let redacted = changes(&all, &["email"], false);
+        assert_eq!(redacted["email"], json!({"old": null, "new": "redacted"}));
+        assert_eq!(redacted["status"], json!({"old": "a", "new": "b"}));
+        assert_eq!(changes(&all, &["email"], true)["email"]["new"], "a@example.com");
+    }
+}

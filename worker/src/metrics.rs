@@ -1,0 +1,144 @@
+//! What the worker counts. Labels come from small fixed sets, never an id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use shared::event::Channel;
+use shared::id::Kind;
+use shared::metrics::{latency_buckets, registry, render};
+
+use crate::outcome::Outcome;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    outcome: &'static str,
+    channel: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    kind: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    reason: &'static str,
+}
+
+struct Inner {
+    registry: Registry,
+    events: Family<EventLabels, Counter>,
+    retries: Family<FailureLabels, Counter>,
+    apply_lag: Histogram,
+    batch_size: Histogram,
+    coalesced: Counter,
+    requests: Family<RequestLabels, Counter>,
+    rate_limit_wait: Histogram,
+}
+
+/// The worker's metrics.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = registry();
+        let events = Family::default();
+        registry.register("events", "Events that have their outcome", events.clone());
+        let retries = Family::default();
+        registry.register("retries", "Deliveries that will come again, by reason", retries.clone());
+        let apply_lag = Histogram::new(latency_buckets());
+        registry.register(
+            "apply_lag_seconds",
+            "From WorkOS making an event to its commit",
+            apply_lag.clone(),
+        );
+        let batch_size = Histogram::new(exponential_buckets(1.0, 2.0, 12));
+        registry.register("batch_size", "Deliveries carried by one batch", batch_size.clone());
+        let coalesced = Counter::default();
+        registry.register(
+            "events_coalesced",
+            "Events answered by a question that was asked for another event",
+            coalesced.clone(),
+        );
+        let requests = Family::default();
+        registry.register("workos_requests", "Requests to WorkOS", requests.clone());
+        let rate_limit_wait = Histogram::new(latency_buckets());
+        registry.register(
+            "rate_limit_wait_seconds",
+            "How long a request waited for the budget",
+            rate_limit_wait.clone(),
+        );
+        Self(Arc::new(Inner {
+            registry,
+            events,
+            retries,
+            apply_lag,
+            batch_size,
+            coalesced,
+            requests,
+            rate_limit_wait,
+        }))
+    }
+
+    /// The text for `/metrics`.
+    #[must_use]
+    pub fn render(&self) -> String {
+        render(&self.0.registry)
+    }
+
+    /// An event has its outcome.
+    pub fn event(
+        &self,
+        outcome: Outcome,
+        channel: Channel,
+        created_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) {
+        self.0.events.get_or_create(&EventLabels { outcome: outcome.name(), channel: channel.name() }).inc();
+        if let Some(lag) = created_at.and_then(|created_at| (now - created_at).to_std().ok()) {
+            self.0.apply_lag.observe(lag.as_secs_f64());
+        }
+    }
+
+    /// A delivery will come again.
+    pub fn retry(&self, reason: &'static str) {
+        self.0.retries.get_or_create(&FailureLabels { reason }).inc();
+    }
+
+    /// A batch was pulled.
+    #[expect(clippy::cast_precision_loss, reason = "a batch is far smaller than 2^52")]
+    pub fn batch(&self, size: usize) {
+        self.0.batch_size.observe(size as f64);
+    }
+
+    /// Events that needed no question of their own.
+    pub fn coalesced(&self, events: u64) {
+        self.0.coalesced.inc_by(events);
+    }
+
+    /// WorkOS answered, or not (`error`).
+    pub fn workos_request(&self, kind: Kind, status: &'static str) {
+        self.0.requests.get_or_create(&RequestLabels { kind: kind.name(), status }).inc();
+    }
+
+    /// A request waited for the budget.
+    pub fn rate_limit_wait(&self, waited: Duration) {
+        self.0.rate_limit_wait.observe(waited.as_secs_f64());
+    }
+}

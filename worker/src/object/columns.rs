@@ -1,0 +1,221 @@
+//! Typed columns: how a field of an answer becomes a column, and how two rows are compared.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use sqlx::types::Json;
+
+/// An object as WorkOS answers it.
+pub type Fields = Map<String, Value>;
+
+/// A change of one column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Name of the column.
+    pub column: &'static str,
+    /// What stood there; null for a new row.
+    pub old: Value,
+    /// What stands there now.
+    pub new: Value,
+}
+
+/// A value that a column can hold. A missing field, a null, or a value of another type than
+/// documented is `None`: it never keeps an object out, and `_raw` still has it.
+pub trait Column: PartialEq + Sized {
+    /// How it is handed to the database.
+    type Parameter<'a>
+    where
+        Self: 'a;
+
+    /// Takes it from a field of an answer.
+    fn read(fields: &Fields, name: &str) -> Self;
+
+    /// Hands it to the database.
+    fn parameter(&self) -> Self::Parameter<'_>;
+
+    /// For the audit log.
+    fn to_json(&self) -> Value;
+}
+
+/// A text column.
+pub type Text = Option<String>;
+
+impl Column for Text {
+    type Parameter<'a> = Option<&'a str>;
+
+    fn read(fields: &Fields, name: &str) -> Self {
+        fields.get(name)?.as_str().map(str::to_owned)
+    }
+
+    fn parameter(&self) -> Option<&str> {
+        self.as_deref()
+    }
+
+    fn to_json(&self) -> Value {
+        self.clone().map_or(Value::Null, Value::String)
+    }
+}
+
+/// A boolean column.
+pub type Flag = Option<bool>;
+
+impl Column for Flag {
+    type Parameter<'a> = Self;
+
+    fn read(fields: &Fields, name: &str) -> Self {
+        fields.get(name)?.as_bool()
+    }
+
+    fn parameter(&self) -> Self {
+        *self
+    }
+
+    fn to_json(&self) -> Value {
+        self.map_or(Value::Null, Value::Bool)
+    }
+}
+
+/// A time column, kept to the millisecond.
+pub type Time = Option<DateTime<Utc>>;
+
+impl Column for Time {
+    type Parameter<'a> = Self;
+
+    fn read(fields: &Fields, name: &str) -> Self {
+        shared::timestamp::parse(fields.get(name)?.as_str()?)
+    }
+
+    fn parameter(&self) -> Self {
+        *self
+    }
+
+    fn to_json(&self) -> Value {
+        self.map_or(Value::Null, |time| {
+            Value::String(time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        })
+    }
+}
+
+/// A jsonb column.
+pub type Document = Option<Value>;
+
+impl Column for Document {
+    type Parameter<'a> = Option<Json<&'a Value>>;
+
+    fn read(fields: &Fields, name: &str) -> Self {
+        fields.get(name).filter(|value| !value.is_null()).cloned()
+    }
+
+    fn parameter(&self) -> Option<Json<&Value>> {
+        self.as_ref().map(Json)
+    }
+
+    fn to_json(&self) -> Value {
+        self.clone().unwrap_or(Value::Null)
+    }
+}
+
+/// A text[] column. It travels as jsonb, because an array of arrays would have to be rectangular.
+pub type Texts = Option<Vec<String>>;
+
+impl Column for Texts {
+    type Parameter<'a> = Option<Json<&'a Vec<String>>>;
+
+    fn read(fields: &Fields, name: &str) -> Self {
+        let items = fields.get(name)?.as_array()?;
+        Some(items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
+    }
+
+    fn parameter(&self) -> Option<Json<&Vec<String>>> {
+        self.as_ref().map(Json)
+    }
+
+    fn to_json(&self) -> Value {
+        self.clone().map_or(Value::Null, Value::from)
+    }
+}
+
+/// Declares the columns of a kind, once: the row, its comparison, and the arrays that carry many
+/// rows to one statement. `personal` marks a column whose values the audit log redacts.
+macro_rules! columns {
+    (
+        $(#[$doc:meta])*
+        $( $name:ident : $column:ident $( $personal:ident )? , )+
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Row {
+            /// WorkOS id.
+            pub id: String,
+            $(
+                #[doc = concat!("Column `", stringify!($name), "`.")]
+                pub $name: $crate::object::columns::$column,
+            )+
+            /// The answer, stripped.
+            pub raw: serde_json::Value,
+            /// Set on a tombstone.
+            pub deleted_at: Option<chrono::DateTime<chrono::Utc>>,
+        }
+
+        impl Row {
+            /// Takes the columns from an answer that was stripped.
+            fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
+                use $crate::object::columns::Column as _;
+                Self {
+                    id: id.to_owned(),
+                    $( $name: <$crate::object::columns::$column>::read(&fields, stringify!($name)), )+
+                    raw: serde_json::Value::Object(fields),
+                    deleted_at: None,
+                }
+            }
+
+            /// The columns in which this row differs from what stands in the mirror; all that hold
+            /// something, when nothing stands there. An unknown field that changed shows as `_raw`.
+            #[must_use]
+            pub fn changes(&self, old: Option<&Self>) -> Vec<$crate::object::columns::Change> {
+                use $crate::object::columns::Column as _;
+                let mut changes = Vec::new();
+                $(
+                    let before = old.and_then(|old| old.$name.as_ref());
+                    if self.$name.as_ref() != before {
+                        changes.push($crate::object::columns::Change {
+                            column: stringify!($name),
+                            old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
+                            new: self.$name.to_json(),
+                        });
+                    }
+                )+
+                if changes.is_empty() && old.is_some_and(|old| old.raw != self.raw) {
+                    changes.push($crate::object::columns::Change {
+                        column: "_raw",
+                        old: serde_json::Value::Null,
+                        new: serde_json::Value::Null,
+                    });
+                }
+                changes
+            }
+        }
+
+        /// Columns with personal values.
+        pub const PERSONAL: &[&str] = &[ $( $( { let $personal = stringify!($name); $personal }, )? )+ ];
+
+        /// Many rows, column by column.
+        struct Columns<'a> {
+            ids: Vec<&'a str>,
+            $( $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
+            raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
+        }
+
+        impl<'a> Columns<'a> {
+            fn of(rows: &[&'a Row]) -> Self {
+                use $crate::object::columns::Column as _;
+                Self {
+                    ids: rows.iter().map(|row| row.id.as_str()).collect(),
+                    $( $name: rows.iter().map(|row| row.$name.parameter()).collect(), )+
+                    raw: rows.iter().map(|row| sqlx::types::Json(&row.raw)).collect(),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use columns;

@@ -1,0 +1,315 @@
+//! The kinds of objects, one file each, always in the same order: its columns, where WorkOS keeps
+//! it, how an answer is read, what the mirror has, how it is written, how it is buried, what it takes
+//! along.
+//!
+//! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`.
+
+pub mod columns;
+pub mod organization;
+pub mod organization_domain;
+pub mod organization_membership;
+pub mod user;
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::Value;
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use columns::{Change, Fields};
+
+/// What cannot stand unescaped in a segment of a path.
+const SEGMENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'|')
+    .add(b'^')
+    .add(b'[')
+    .add(b']')
+    .add(b';');
+
+/// An id as a segment of a path. `.` and `..` would change the path, so their dots are escaped.
+fn segment(id: &str) -> String {
+    match id {
+        "." | ".." => id.replace('.', "%2E"),
+        id => utf8_percent_encode(id, SEGMENT).to_string(),
+    }
+}
+
+/// What one answer of WorkOS holds.
+pub struct Answered<R> {
+    /// The object itself.
+    pub row: R,
+    /// What must exist for it to be live.
+    pub parents: Vec<ObjectRef>,
+    /// Other objects that came with it.
+    pub embedded: Vec<(Kind, Fields)>,
+}
+
+/// Fields of an object that WorkOS documents as secret. They are dropped at the door, from the object
+/// itself and from every object that comes with it; not from the key-value pairs that the application
+/// keeps in `metadata`, which may use the same names.
+const SECRETS: [&str; 5] = ["verification_token", "token", "accept_invitation_url", "code", "secret"];
+
+/// Replaces the NUL characters that Postgres cannot hold.
+fn replace_nul(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(replace_nul);
+            if fields.keys().any(|key| key.contains('\0')) {
+                *fields = std::mem::take(fields)
+                    .into_iter()
+                    .map(|(key, value)| (key.replace('\0', "\u{FFFD}"), value))
+                    .collect();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(replace_nul),
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),
+        _ => {}
+    }
+}
+
+/// An object as WorkOS has it now.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Which one.
+    pub object: ObjectRef,
+    /// Its columns.
+    pub row: Row,
+    /// What must exist for it to be live.
+    pub parents: Vec<ObjectRef>,
+}
+
+/// Why an answer is not the object that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Misread {
+    /// Not JSON.
+    #[error("the answer is not JSON")]
+    NotJson(#[source] serde_json::Error),
+    /// JSON, but no object.
+    #[error("the answer is not a JSON object")]
+    NotAnObject,
+    /// Another object.
+    #[error("the answer is about another object")]
+    OtherObject,
+}
+
+macro_rules! kinds {
+    ($( $kind:ident => $module:ident ),+ $(,)?) => {
+        /// The columns of an object of any kind.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Row {
+            $(
+                #[doc = concat!("A `", stringify!($module), "`.")]
+                $kind($module::Row),
+            )+
+        }
+
+        impl Row {
+            /// `updated_at`, where the kind has one.
+            #[must_use]
+            pub fn updated_at(&self) -> Option<DateTime<Utc>> {
+                match self { $( Self::$kind(row) => row.updated_at, )+ }
+            }
+
+            /// Whether it is a tombstone in the mirror.
+            #[must_use]
+            pub fn is_tombstone(&self) -> bool {
+                match self { $( Self::$kind(row) => row.deleted_at.is_some(), )+ }
+            }
+
+            /// The columns in which it differs from what stands in the mirror.
+            #[must_use]
+            pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
+                match (self, old) {
+                    $( (Self::$kind(new), Some(Self::$kind(old))) => new.changes(Some(old)), )+
+                    $( (Self::$kind(new), _) => new.changes(None), )+
+                }
+            }
+        }
+
+        /// Where WorkOS keeps it.
+        #[must_use]
+        pub fn path(object: &ObjectRef) -> String {
+            match object.kind { $( Kind::$kind => $module::path(&object.id), )+ }
+        }
+
+        /// The columns of a kind that hold personal values.
+        #[must_use]
+        pub const fn personal(kind: Kind) -> &'static [&'static str] {
+            match kind { $( Kind::$kind => $module::PERSONAL, )+ }
+        }
+
+        fn read_fields(object: ObjectRef, mut fields: Fields, records: &mut Vec<Record>) {
+            for secret in SECRETS {
+                fields.remove(secret);
+            }
+            match object.kind {
+                $(
+                    Kind::$kind => {
+                        let answered = $module::read(&object.id, fields);
+                        records.push(Record { object, row: Row::$kind(answered.row), parents: answered.parents });
+                        for (kind, fields) in answered.embedded {
+                            if let Some(Value::String(id)) = fields.get("id") {
+                                read_fields(ObjectRef::new(kind, id.clone()), fields, records);
+                            }
+                        }
+                    }
+                )+
+            }
+        }
+
+        /// What the mirror has of these objects.
+        pub async fn load(
+            connection: &mut PgConnection,
+            objects: &[&ObjectRef],
+        ) -> sqlx::Result<HashMap<ObjectRef, Row>> {
+            let mut rows = HashMap::new();
+            $(
+                let ids = ids_of(objects, Kind::$kind);
+                if !ids.is_empty() {
+                    for row in $module::load(&mut *connection, &ids).await? {
+                        rows.insert(ObjectRef::new(Kind::$kind, row.id.clone()), Row::$kind(row));
+                    }
+                }
+            )+
+            Ok(rows)
+        }
+
+        /// Writes these rows, one statement per kind, parents first. Knows nothing of races: whoever
+        /// calls has won the guard.
+        pub async fn write(
+            connection: &mut PgConnection,
+            env: &str,
+            at: DateTime<Utc>,
+            rows: &[&Row],
+        ) -> sqlx::Result<()> {
+            $(
+                let of_kind: Vec<_> = rows
+                    .iter()
+                    .filter_map(|row| match row { Row::$kind(row) => Some(row), #[allow(unreachable_patterns, reason = "with one kind only")] _ => None })
+                    .collect();
+                if !of_kind.is_empty() {
+                    $module::write(&mut *connection, env, at, &of_kind).await?;
+                }
+            )+
+            Ok(())
+        }
+
+        /// Turns rows into tombstones; returns those that were live.
+        pub async fn bury(
+            connection: &mut PgConnection,
+            at: DateTime<Utc>,
+            objects: &[&ObjectRef],
+        ) -> sqlx::Result<Vec<ObjectRef>> {
+            let mut buried = Vec::new();
+            $(
+                let ids = ids_of(objects, Kind::$kind);
+                if !ids.is_empty() {
+                    let were_live = $module::bury(&mut *connection, at, &ids).await?;
+                    buried.extend(were_live.into_iter().map(|id| ObjectRef::new(Kind::$kind, id)));
+                }
+            )+
+            Ok(buried)
+        }
+
+        /// The live rows that go when these go, each with the parent that takes it along.
+        pub async fn dependants(
+            connection: &mut PgConnection,
+            objects: &[&ObjectRef],
+        ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+            let mut dependants = Vec::new();
+            $(
+                let ids = ids_of(objects, Kind::$kind);
+                if !ids.is_empty() {
+                    let of_kind = $module::dependants(&mut *connection, &ids).await?;
+                    dependants.extend(
+                        of_kind.into_iter().map(|(parent, object)| (ObjectRef::new(Kind::$kind, parent), object)),
+                    );
+                }
+            )+
+            Ok(dependants)
+        }
+    };
+}
+
+kinds! {
+    Organization => organization,
+    User => user,
+    OrganizationDomain => organization_domain,
+    OrganizationMembership => organization_membership,
+}
+
+fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {
+    objects.iter().filter(|object| object.kind == kind).map(|object| object.id.clone()).collect()
+}
+
+/// Reads the answer to "what is this object now": the object first, then what came with it.
+pub fn read(object: &ObjectRef, body: &[u8]) -> Result<Vec<Record>, Misread> {
+    let mut value: Value = serde_json::from_slice(body).map_err(Misread::NotJson)?;
+    replace_nul(&mut value);
+    let Value::Object(fields) = value else { return Err(Misread::NotAnObject) };
+    if fields.get("id").and_then(Value::as_str) != Some(object.id.as_str()) {
+        return Err(Misread::OtherObject);
+    }
+    let mut records = Vec::with_capacity(1);
+    read_fields(object.clone(), fields, &mut records);
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_dropped_from_the_object_and_from_what_comes_with_it() {
+        let body =
+            br#"{"id":"org_1","token":"MARK","domains":[{"id":"org_domain_1","verification_token":"MARK"}]}"#;
+        let records = read(&ObjectRef::new(Kind::Organization, "org_1"), body).expect("an organization");
+        assert_eq!(records.len(), 2);
+        assert!(!format!("{records:?}").contains("MARK"));
+    }
+
+    #[test]
+    fn the_applications_own_metadata_keeps_its_names() {
+        let body = br#"{"id":"user_1","metadata":{"token":"kept","code":"kept"}}"#;
+        let records = read(&ObjectRef::new(Kind::User, "user_1"), body).expect("a user");
+        assert_eq!(format!("{records:?}").matches("kept").count(), 4, "in the column and in _raw");
+    }
+
+    #[test]
+    fn an_answer_about_another_object_is_refused() {
+        let asked = ObjectRef::new(Kind::User, "user_1");
+        assert!(matches!(read(&asked, br#"{"id":"user_2"}"#), Err(Misread::OtherObject)));
+        assert!(matches!(read(&asked, b"[]"), Err(Misread::NotAnObject)));
+        assert!(matches!(read(&asked, b"<html>"), Err(Misread::NotJson(_))));
+    }
+
+    #[test]
+    fn a_nul_character_does_not_keep_an_object_out() {
+        let records =
+            read(&ObjectRef::new(Kind::User, "user_1"), br#"{"id":"user_1","first_name":"A\u0000da"}"#)
+                .expect("a user");
+        let Row::User(row) = &records[0].row else { panic!("not a user") };
+        assert_eq!(row.first_name.as_deref(), Some("A\u{FFFD}da"));
+    }
+
+    #[test]
+    fn an_id_cannot_leave_its_path() {
+        for (id, path) in [("../x", "..%2Fx"), ("..", "%2E%2E"), ("a b?c#d", "a%20b%3Fc%23d")] {
+            assert_eq!(segment(id), path);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Organizations; an answer brings their domains with it.
+//!
+//! Source: `GET /organizations/{id}`.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::{Fields, columns};
+use super::{Answered, segment};
+
+columns! {
+    /// A row of `workos.organizations`.
+    name: Text,
+    external_id: Text,
+    metadata: Document,
+    stripe_customer_id: Text,
+    allow_profiles_outside_organization: Flag,
+    created_at: Time,
+    updated_at: Time,
+}
+
+/// Where WorkOS keeps it.
+pub(super) fn path(id: &str) -> String {
+    format!("/organizations/{}", segment(id))
+}
+
+/// Reads an answer. The domains become objects of their own; a copy of them in `_raw` would go stale.
+pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
+    let embedded = match fields.remove("domains") {
+        Some(Value::Array(domains)) => domains
+            .into_iter()
+            .filter_map(|domain| match domain {
+                Value::Object(fields) => Some((Kind::OrganizationDomain, fields)),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    Answered { row: Row::read(id, fields), parents: Vec::new(), embedded }
+}
+
+/// What the mirror has.
+pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        SELECT id,
+               name,
+               external_id,
+               metadata,
+               stripe_customer_id,
+               allow_profiles_outside_organization,
+               created_at,
+               updated_at,
+               _raw AS "raw!",
+               _deleted_at AS deleted_at
+        FROM workos.organizations
+        WHERE id = ANY($1)
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes organizations, and their new name into the memberships that carry it.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<()> {
+    let columns = Columns::of(rows);
+    sqlx::query!(
+        r#"
+        WITH incoming AS (
+            SELECT *
+            FROM unnest(
+                $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::bool[], $9::timestamptz[],
+                $10::timestamptz[], $11::jsonb[]
+            ) AS incoming (
+                id, name, external_id, metadata, stripe_customer_id, allow_profiles_outside_organization,
+                created_at, updated_at, raw
+            )
+            ORDER BY id
+        ), renamed AS (
+            UPDATE workos.organization_memberships AS membership
+            SET organization_name = incoming.name
+            FROM incoming
+            WHERE membership.organization_id = incoming.id
+              AND membership.organization_name IS NOT NULL
+              AND membership.organization_name IS DISTINCT FROM incoming.name
+        )
+        INSERT INTO workos.organizations (
+            id, name, external_id, metadata, stripe_customer_id, allow_profiles_outside_organization,
+            created_at, updated_at, _env, _raw, _synced_at, _deleted_at
+        )
+        SELECT id, name, external_id, metadata, stripe_customer_id, allow_profiles_outside_organization,
+               created_at, updated_at, $1, raw, $2, NULL
+        FROM incoming
+        ON CONFLICT (id) DO UPDATE
+        SET name = EXCLUDED.name,
+            external_id = EXCLUDED.external_id,
+            metadata = EXCLUDED.metadata,
+            stripe_customer_id = EXCLUDED.stripe_customer_id,
+            allow_profiles_outside_organization = EXCLUDED.allow_profiles_outside_organization,
+            created_at = EXCLUDED.created_at,
+            updated_at = EXCLUDED.updated_at,
+            _env = EXCLUDED._env,
+            _raw = EXCLUDED._raw,
+            _synced_at = EXCLUDED._synced_at,
+            _deleted_at = NULL
+        "#,
+        env,
+        at,
+        &columns.ids as _,
+        &columns.name as _,
+        &columns.external_id as _,
+        &columns.metadata as _,
+        &columns.stripe_customer_id as _,
+        &columns.allow_profiles_outside_organization as _,
+        &columns.created_at as _,
+        &columns.updated_at as _,
+        &columns.raw as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks organizations as gone; returns those that were not.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    ids: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        UPDATE workos.organizations
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE id = ANY($2) AND _deleted_at IS NULL
+        RETURNING id
+        "#,
+        at,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// What an organization takes along when it goes: its domains and memberships.
+pub(super) async fn dependants(
+    connection: &mut PgConnection,
+    ids: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    let mut dependants = domains(&mut *connection, ids).await?;
+    let memberships = sqlx::query!(
+        r#"
+        SELECT id, organization_id AS "parent!"
+        FROM workos.organization_memberships
+        WHERE organization_id = ANY($1) AND _deleted_at IS NULL
+        ORDER BY id
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?;
+    dependants.extend(
+        memberships.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::OrganizationMembership, row.id))),
+    );
+    Ok(dependants)
+}
+
+/// The domains that the mirror has for these organizations: an answer that lacks one of them puts
+/// it under suspicion.
+pub async fn domains(
+    connection: &mut PgConnection,
+    ids: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, organization_id AS "parent!"
+        FROM workos.organization_domains
+        WHERE organization_id = ANY($1) AND _deleted_at IS NULL
+        ORDER BY id
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::OrganizationDomain, row.id))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn domains_become_objects_of_their_own() {
+        let Value::Object(fields) = json!({"id": "org_1", "name": "Acme", "domains": [{"id": "org_domain_1", "domain": "acme.com"}, null]})
+        else {
+            unreachable!()
+        };
+        let answered = read("org_1", fields);
+        assert_eq!(answered.embedded.len(), 1);
+        assert_eq!(answered.row.raw.get("domains"), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Domains of organizations. The verification token is a secret.
+//!
+//! Source: `GET /organization_domains/{id}`, and every answer about their organization.
+
+use chrono::{DateTime, Utc};
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::{Fields, columns};
+use super::{Answered, segment};
+
+columns! {
+    /// A row of `workos.organization_domains`.
+    organization_id: Text,
+    domain: Text,
+    state: Text,
+    verification_prefix: Text,
+    verification_strategy: Text,
+    created_at: Time,
+    updated_at: Time,
+}
+
+/// Where WorkOS keeps it.
+pub(super) fn path(id: &str) -> String {
+    format!("/organization_domains/{}", segment(id))
+}
+
+/// Reads an answer.
+pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+    let row = Row::read(id, fields);
+    let parents = row.organization_id.iter().map(|id| ObjectRef::new(Kind::Organization, id)).collect();
+    Answered { row, parents, embedded: Vec::new() }
+}
+
+/// What the mirror has.
+pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        SELECT id,
+               organization_id,
+               domain,
+               state,
+               verification_prefix,
+               verification_strategy,
+               created_at,
+               updated_at,
+               _raw AS "raw!",
+               _deleted_at AS deleted_at
+        FROM workos.organization_domains
+        WHERE id = ANY($1)
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes domains.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<()> {
+    let columns = Columns::of(rows);
+    sqlx::query!(
+        r#"
+        INSERT INTO workos.organization_domains (
+            id, organization_id, domain, state, verification_prefix, verification_strategy,
+            created_at, updated_at, _env, _raw, _synced_at, _deleted_at
+        )
+        SELECT id, organization_id, domain, state, verification_prefix, verification_strategy,
+               created_at, updated_at, $1, raw, $2, NULL
+        FROM unnest(
+            $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[],
+            $10::timestamptz[], $11::jsonb[]
+        ) AS incoming (
+            id, organization_id, domain, state, verification_prefix, verification_strategy,
+            created_at, updated_at, raw
+        )
+        ORDER BY id
+        ON CONFLICT (id) DO UPDATE
+        SET organization_id = EXCLUDED.organization_id,
+            domain = EXCLUDED.domain,
+            state = EXCLUDED.state,
+            verification_prefix = EXCLUDED.verification_prefix,
+            verification_strategy = EXCLUDED.verification_strategy,
+            created_at = EXCLUDED.created_at,
+            updated_at = EXCLUDED.updated_at,
+            _env = EXCLUDED._env,
+            _raw = EXCLUDED._raw,
+            _synced_at = EXCLUDED._synced_at,
+            _deleted_at = NULL
+        "#,
+        env,
+        at,
+        &columns.ids as _,
+        &columns.organization_id as _,
+        &columns.domain as _,
+        &columns.state as _,
+        &columns.verification_prefix as _,
+        &columns.verification_strategy as _,
+        &columns.created_at as _,
+        &columns.updated_at as _,
+        &columns.raw as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks domains as gone; returns those that were not.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    ids: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        UPDATE workos.organization_domains
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE id = ANY($2) AND _deleted_at IS NULL
+        RETURNING id
+        "#,
+        at,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// A domain takes nothing along.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn dependants(
+    _connection: &mut PgConnection,
+    _ids: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    Ok(Vec::new())
+}

@@ -1,0 +1,204 @@
+//! Who belongs to which organization.
+//!
+//! Source: `GET /user_management/organization_memberships/{id}`.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::{Fields, columns};
+use super::{Answered, segment};
+
+columns! {
+    /// A row of `workos.organization_memberships`.
+    user_id: Text,
+    organization_id: Text,
+    organization_name: Text,
+    status: Text,
+    directory_managed: Flag,
+    custom_attributes: Document personal,
+    role_slug: Text,
+    role_slugs: Texts,
+    created_at: Time,
+    updated_at: Time,
+}
+
+/// Where WorkOS keeps it.
+pub(super) fn path(id: &str) -> String {
+    format!("/user_management/organization_memberships/{}", segment(id))
+}
+
+/// Reads an answer. The embedded user and the organization's name are copies of other objects: they
+/// would go stale in `_raw`.
+pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
+    fields.remove("user");
+    let organization_name = fields.remove("organization_name");
+    let slug = |role: &Value| role.get("slug").and_then(Value::as_str).map(str::to_owned);
+    let role_slug = fields.get("role").and_then(slug);
+    let role_slugs =
+        fields.get("roles").and_then(Value::as_array).map(|roles| roles.iter().filter_map(slug).collect());
+    let mut row = Row::read(id, fields);
+    row.organization_name = organization_name.and_then(|name| name.as_str().map(str::to_owned));
+    row.role_slugs = role_slugs.or_else(|| role_slug.clone().map(|slug| vec![slug]));
+    row.role_slug = role_slug;
+    let parents = row
+        .user_id
+        .iter()
+        .map(|id| ObjectRef::new(Kind::User, id))
+        .chain(row.organization_id.iter().map(|id| ObjectRef::new(Kind::Organization, id)))
+        .collect();
+    Answered { row, parents, embedded: Vec::new() }
+}
+
+/// What the mirror has.
+pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        SELECT id,
+               user_id,
+               organization_id,
+               organization_name,
+               status,
+               directory_managed,
+               custom_attributes,
+               role_slug,
+               role_slugs,
+               created_at,
+               updated_at,
+               _raw AS "raw!",
+               _deleted_at AS deleted_at
+        FROM workos.organization_memberships
+        WHERE id = ANY($1)
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes memberships. The name of the organization is taken from its own row, which may be newer
+/// than the answer about the membership.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<()> {
+    let columns = Columns::of(rows);
+    sqlx::query!(
+        r#"
+        INSERT INTO workos.organization_memberships (
+            id, user_id, organization_id, organization_name, status, directory_managed, custom_attributes,
+            role_slug, role_slugs, created_at, updated_at, _env, _raw, _synced_at, _deleted_at
+        )
+        SELECT incoming.id, user_id, organization_id,
+               CASE WHEN organization_name IS NOT NULL THEN coalesce(organization.name, organization_name) END,
+               status, directory_managed, custom_attributes, role_slug,
+               CASE WHEN role_slugs IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(role_slugs)) END,
+               incoming.created_at, incoming.updated_at, $1, incoming.raw, $2, NULL
+        FROM unnest(
+            $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::jsonb[], $10::text[],
+            $11::jsonb[], $12::timestamptz[], $13::timestamptz[], $14::jsonb[]
+        ) AS incoming (
+            id, user_id, organization_id, organization_name, status, directory_managed, custom_attributes,
+            role_slug, role_slugs, created_at, updated_at, raw
+        )
+        LEFT JOIN workos.organizations AS organization ON organization.id = incoming.organization_id
+        ORDER BY incoming.id
+        ON CONFLICT (id) DO UPDATE
+        SET user_id = EXCLUDED.user_id,
+            organization_id = EXCLUDED.organization_id,
+            organization_name = EXCLUDED.organization_name,
+            status = EXCLUDED.status,
+            directory_managed = EXCLUDED.directory_managed,
+            custom_attributes = EXCLUDED.custom_attributes,
+            role_slug = EXCLUDED.role_slug,
+            role_slugs = EXCLUDED.role_slugs,
+            created_at = EXCLUDED.created_at,
+            updated_at = EXCLUDED.updated_at,
+            _env = EXCLUDED._env,
+            _raw = EXCLUDED._raw,
+            _synced_at = EXCLUDED._synced_at,
+            _deleted_at = NULL
+        "#,
+        env,
+        at,
+        &columns.ids as _,
+        &columns.user_id as _,
+        &columns.organization_id as _,
+        &columns.organization_name as _,
+        &columns.status as _,
+        &columns.directory_managed as _,
+        &columns.custom_attributes as _,
+        &columns.role_slug as _,
+        &columns.role_slugs as _,
+        &columns.created_at as _,
+        &columns.updated_at as _,
+        &columns.raw as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks memberships as gone; returns those that were not.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    ids: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        UPDATE workos.organization_memberships
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE id = ANY($2) AND _deleted_at IS NULL
+        RETURNING id
+        "#,
+        at,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// A membership takes nothing along.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn dependants(
+    _connection: &mut PgConnection,
+    _ids: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(value: Value) -> Answered<Row> {
+        let Value::Object(fields) = value else { panic!("not an object") };
+        read("om_1", fields)
+    }
+
+    #[test]
+    fn copies_of_other_objects_do_not_stay_in_raw() {
+        let answered = answer(json!({
+            "id": "om_1", "user_id": "user_1", "organization_id": "org_1", "organization_name": "Acme",
+            "user": {"email": "a@example.com"}, "role": {"slug": "admin"}, "roles": [{"slug": "admin"}, {"slug": "ops"}],
+        }));
+        assert!(!answered.row.raw.to_string().contains("example.com"));
+        assert_eq!(answered.row.role_slug.as_deref(), Some("admin"));
+        assert_eq!(answered.row.role_slugs, Some(vec!["admin".to_owned(), "ops".to_owned()]));
+        assert_eq!(answered.parents.len(), 2);
+    }
+
+    #[test]
+    fn a_membership_without_roles_has_the_one_role_it_names() {
+        let answered = answer(json!({"id": "om_1", "role": {"slug": "member"}}));
+        assert_eq!(answered.row.role_slugs, Some(vec!["member".to_owned()]));
+        assert!(answered.parents.is_empty());
+    }
+}

@@ -1,0 +1,241 @@
+//! Users, and the profile that the application extends.
+//!
+//! Source: `GET /user_management/users/{id}`.
+
+use chrono::{DateTime, Utc};
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::{Fields, columns};
+use super::{Answered, segment};
+
+columns! {
+    /// A row of `workos.users`.
+    email: Text personal,
+    first_name: Text personal,
+    last_name: Text personal,
+    name: Text personal,
+    profile_picture_url: Text personal,
+    email_verified: Flag,
+    external_id: Text,
+    metadata: Document personal,
+    last_sign_in_at: Time,
+    locale: Text,
+    created_at: Time,
+    updated_at: Time,
+}
+
+/// Where WorkOS keeps it.
+pub(super) fn path(id: &str) -> String {
+    format!("/user_management/users/{}", segment(id))
+}
+
+/// Reads an answer.
+pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+    Answered { row: Row::read(id, fields), parents: Vec::new(), embedded: Vec::new() }
+}
+
+/// What the mirror has.
+pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        SELECT id,
+               email,
+               first_name,
+               last_name,
+               name,
+               profile_picture_url,
+               email_verified,
+               external_id,
+               metadata,
+               last_sign_in_at,
+               locale,
+               created_at,
+               updated_at,
+               _raw AS "raw!",
+               _deleted_at AS deleted_at
+        FROM workos.users
+        WHERE id = ANY($1)
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes users and their profiles. `bio` and `preferences` are the user's own.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<()> {
+    let columns = Columns::of(rows);
+    sqlx::query!(
+        r#"
+        WITH incoming AS (
+            SELECT *
+            FROM unnest(
+                $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::text[],
+                $11::jsonb[], $12::timestamptz[], $13::text[], $14::timestamptz[], $15::timestamptz[], $16::jsonb[]
+            ) AS incoming (
+                id, email, first_name, last_name, name, profile_picture_url, email_verified, external_id,
+                metadata, last_sign_in_at, locale, created_at, updated_at, raw
+            )
+            ORDER BY id
+        ), written AS (
+            INSERT INTO workos.users (
+                id, email, first_name, last_name, name, profile_picture_url, email_verified, external_id,
+                metadata, last_sign_in_at, locale, created_at, updated_at, _env, _raw, _synced_at, _deleted_at
+            )
+            SELECT id, email, first_name, last_name, name, profile_picture_url, email_verified, external_id,
+                   metadata, last_sign_in_at, locale, created_at, updated_at, $1, raw, $2, NULL
+            FROM incoming
+            ON CONFLICT (id) DO UPDATE
+            SET email = EXCLUDED.email,
+                first_name = EXCLUDED.first_name,
+                last_name = EXCLUDED.last_name,
+                name = EXCLUDED.name,
+                profile_picture_url = EXCLUDED.profile_picture_url,
+                email_verified = EXCLUDED.email_verified,
+                external_id = EXCLUDED.external_id,
+                metadata = EXCLUDED.metadata,
+                last_sign_in_at = EXCLUDED.last_sign_in_at,
+                locale = EXCLUDED.locale,
+                created_at = EXCLUDED.created_at,
+                updated_at = EXCLUDED.updated_at,
+                _env = EXCLUDED._env,
+                _raw = EXCLUDED._raw,
+                _synced_at = EXCLUDED._synced_at,
+                _deleted_at = NULL
+        )
+        INSERT INTO workos.profiles AS profile (
+            id, first_name, last_name, avatar_url, _env, _raw, _synced_at, _deleted_at
+        )
+        SELECT id, first_name, last_name, profile_picture_url, $1,
+               jsonb_build_object(
+                   'first_name', first_name, 'last_name', last_name, 'profile_picture_url', profile_picture_url
+               ),
+               $2, NULL
+        FROM incoming
+        ON CONFLICT (id) DO UPDATE
+        SET first_name = EXCLUDED.first_name,
+            last_name = EXCLUDED.last_name,
+            avatar_url = EXCLUDED.avatar_url,
+            _env = EXCLUDED._env,
+            _raw = EXCLUDED._raw,
+            _synced_at = EXCLUDED._synced_at,
+            _deleted_at = NULL
+        WHERE (profile.first_name, profile.last_name, profile.avatar_url, profile._deleted_at)
+              IS DISTINCT FROM (EXCLUDED.first_name, EXCLUDED.last_name, EXCLUDED.avatar_url, NULL)
+        "#,
+        env,
+        at,
+        &columns.ids as _,
+        &columns.email as _,
+        &columns.first_name as _,
+        &columns.last_name as _,
+        &columns.name as _,
+        &columns.profile_picture_url as _,
+        &columns.email_verified as _,
+        &columns.external_id as _,
+        &columns.metadata as _,
+        &columns.last_sign_in_at as _,
+        &columns.locale as _,
+        &columns.created_at as _,
+        &columns.updated_at as _,
+        &columns.raw as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks users and their profiles as gone; returns those that were not.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    ids: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        WITH profiles AS (
+            UPDATE workos.profiles
+            SET _deleted_at = $1, _synced_at = $1
+            WHERE id = ANY($2) AND _deleted_at IS NULL
+        )
+        UPDATE workos.users
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE id = ANY($2) AND _deleted_at IS NULL
+        RETURNING id
+        "#,
+        at,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// What a user takes along when it goes: its memberships.
+pub(super) async fn dependants(
+    connection: &mut PgConnection,
+    ids: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, user_id AS "parent!"
+        FROM workos.organization_memberships
+        WHERE user_id = ANY($1) AND _deleted_at IS NULL
+        ORDER BY id
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.parent, ObjectRef::new(Kind::OrganizationMembership, row.id)))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        match value {
+            Value::Object(fields) => fields,
+            other => panic!("not an object: {other}"),
+        }
+    }
+
+    #[test]
+    fn an_unexpected_null_a_missing_field_and_a_wrong_type_are_null_columns() {
+        let row =
+            read("user_1", fields(json!({"id": "user_1", "email": null, "email_verified": "yes", "new": 1})))
+                .row;
+        assert_eq!((row.email, row.email_verified, row.created_at), (None, None, None));
+        assert_eq!(row.raw["new"], 1);
+    }
+
+    #[test]
+    fn changes_name_the_columns_that_differ_and_only_those() {
+        let old =
+            read("user_1", fields(json!({"id": "user_1", "email": "a@example.com", "locale": "en"}))).row;
+        let new =
+            read("user_1", fields(json!({"id": "user_1", "email": "b@example.com", "locale": "en"}))).row;
+        let changes = new.changes(Some(&old));
+        assert_eq!(changes.iter().map(|change| change.column).collect::<Vec<_>>(), ["email"]);
+        assert!(new.changes(Some(&new)).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_field_that_changes_is_a_change() {
+        let old = read("user_1", fields(json!({"id": "user_1", "planet": "earth"}))).row;
+        let new = read("user_1", fields(json!({"id": "user_1", "planet": "mars"}))).row;
+        assert_eq!(new.changes(Some(&old))[0].column, "_raw");
+    }
+}

@@ -1,0 +1,256 @@
+//! One batch, start to finish: look up, coalesce, sync, settle.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::{AckKind, Message};
+use shared::clock;
+use shared::event::{Channel, Event};
+use shared::id::ObjectRef;
+
+use crate::crash;
+use crate::database::{self, Trouble};
+use crate::decide::{self, Standing};
+use crate::failure::{Failure, Remedy};
+use crate::guard::{self, Life, Question, Wanted};
+use crate::metrics::Metrics;
+use crate::outcome::Outcome;
+use crate::sync::{Delivered, Ending, Sync, Wish};
+
+/// A handing-over of an event, to be settled.
+pub struct Delivery {
+    message: Message,
+    delivered: Delivered,
+    covers: i64,
+}
+
+impl Delivery {
+    /// Reads a message. One that holds no event is not lost: it becomes an event of its own, which ends
+    /// as `dead`.
+    #[must_use]
+    pub fn read(message: Message) -> Option<Self> {
+        let info = match message.info() {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::error!(error = %error, "a message without delivery information came from the broker");
+                return None;
+            }
+        };
+        let sequence = i64::try_from(info.stream_sequence).unwrap_or(i64::MAX);
+        let pending = i64::try_from(info.pending).unwrap_or(0);
+        let attempt = u32::try_from(info.delivered).unwrap_or(u32::MAX).max(1);
+        let event = serde_json::from_slice(&message.payload).map(without_nul).unwrap_or_else(|error| {
+            tracing::warn!(stream.sequence = sequence, error = %error, "a message is not an event, it will be recorded as dead");
+            unreadable(&message, sequence, info.published)
+        });
+        Some(Self {
+            delivered: Delivered { event, sequence, attempt },
+            covers: sequence.saturating_add(pending),
+            message,
+        })
+    }
+
+    /// Messages that this delivery says are waiting behind it.
+    #[must_use]
+    pub fn pending(&self) -> i64 {
+        self.covers.saturating_sub(self.delivered.sequence)
+    }
+
+    async fn settle(&self, kind: AckKind) {
+        if let Err(error) = self.message.ack_with(kind).await {
+            // It will be delivered again, and the ledger makes that harmless.
+            tracing::debug!(event.id = %self.delivered.event.id, error = %error, "failed to settle a delivery");
+        }
+    }
+}
+
+/// Postgres cannot hold NUL characters, and no WorkOS name has one.
+fn without_nul(mut event: Event) -> Event {
+    let clean = |text: &mut String| {
+        if text.contains('\0') {
+            *text = text.replace('\0', "\u{FFFD}");
+        }
+    };
+    clean(&mut event.id);
+    clean(&mut event.event_type);
+    for text in [&mut event.kind, &mut event.object_id, &mut event.organization_id, &mut event.actor] {
+        text.as_mut().map(clean);
+    }
+    event
+}
+
+/// Stands for a message that holds no event. Its kind without an object makes it end as malformed.
+fn unreadable(message: &Message, sequence: i64, published: chrono::DateTime<chrono::Utc>) -> Event {
+    let id = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID))
+        .map_or_else(|| format!("unreadable_{sequence}"), ToString::to_string);
+    Event {
+        id,
+        event_type: "unreadable".to_owned(),
+        kind: Some("unreadable".to_owned()),
+        operation: None,
+        object_id: None,
+        organization_id: None,
+        created_at: None,
+        updated_at: None,
+        actor: None,
+        received_at: published,
+        channel: Channel::Webhook,
+    }
+}
+
+/// Carries a batch from start to finish and settles every delivery. `life` is the stream's life, when
+/// it was the same before the batch was pulled and after. Returns what Postgres said when it was not
+/// available, so that the caller stops pulling.
+pub async fn batch(
+    sync: &Sync,
+    metrics: &Metrics,
+    deliveries: Vec<Delivery>,
+    life: impl Future<Output = Option<Life>>,
+    ack_wait: Duration,
+) -> Result<(), Trouble> {
+    metrics.batch(deliveries.len());
+    let (receipts, batch): (Vec<_>, Vec<_>) = deliveries
+        .into_iter()
+        .map(|delivery| ((delivery.message, delivery.covers), delivery.delivered))
+        .unzip();
+    let covers = receipts.iter().map(|(_, covers)| *covers).max().unwrap_or(0);
+    let mut endings = BTreeMap::new();
+    let result = {
+        let work = carry_out(sync, metrics, &batch, covers, life, &mut endings);
+        tokio::pin!(work);
+        let mut heartbeat = tokio::time::interval(ack_wait / 3);
+        heartbeat.tick().await;
+        loop {
+            tokio::select! {
+                result = &mut work => break result,
+                _ = heartbeat.tick() => {
+                    for (message, _) in &receipts {
+                        // Without it the broker hands the event to another worker, which is harmless.
+                        let _ = message.ack_with(AckKind::Progress).await;
+                    }
+                }
+            }
+        }
+    };
+    crash::point("before_settle");
+    let now = clock::now();
+    for (place, ((message, covers), delivered)) in receipts.into_iter().zip(batch).enumerate() {
+        let ending = endings.remove(&place).unwrap_or(Ending::Fails(match &result {
+            Err(trouble) => Failure::from(trouble.clone()),
+            Ok(()) => Failure::DatabaseUnavailable,
+        }));
+        let delivery = Delivery { message, delivered, covers };
+        let Delivered { event, attempt, .. } = &delivery.delivered;
+        let ack = match &ending {
+            Ending::Duplicate => AckKind::Ack,
+            Ending::Ends(outcome, _) => {
+                metrics.event(*outcome, event.channel, event.created_at, now);
+                tracing::debug!(event.id = %event.id, event.r#type = %event.event_type, outcome = %outcome, "settled");
+                AckKind::Ack
+            }
+            Ending::Fails(failure) => match failure.remedy(*attempt) {
+                Remedy::Retry(delay) => {
+                    metrics.retry(failure.class());
+                    tracing::info!(
+                        event.id = %event.id,
+                        event.r#type = %event.event_type,
+                        delivery.attempt = attempt,
+                        wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                        reason = %failure.reason(),
+                        "could not be settled, will come again"
+                    );
+                    AckKind::Nak(Some(delay))
+                }
+                Remedy::Bury => {
+                    metrics.event(Outcome::Dead, event.channel, event.created_at, now);
+                    AckKind::Ack
+                }
+            },
+        };
+        delivery.settle(ack).await;
+        crash::point("mid_settle");
+    }
+    match result {
+        Err(Trouble::Unavailable | Trouble::Conflict) => Err(Trouble::Unavailable),
+        Err(Trouble::Refused(_)) | Ok(()) => Ok(()),
+    }
+}
+
+async fn carry_out(
+    sync: &Sync,
+    metrics: &Metrics,
+    batch: &[Delivered],
+    covers: i64,
+    life: impl Future<Output = Option<Life>>,
+    endings: &mut BTreeMap<usize, Ending>,
+) -> Result<(), Trouble> {
+    let objects: Vec<Option<ObjectRef>> = batch.iter().map(|delivered| delivered.event.object()).collect();
+    let wanted: Vec<Wanted<'_>> = batch
+        .iter()
+        .zip(&objects)
+        .map(|(delivered, object)| Wanted { event_id: &delivered.event.id, object: object.as_ref() })
+        .collect();
+    let look_up = tokio::time::timeout(database::TIMEOUT, guard::look_up(&sync.database, &sync.env, &wanted));
+    let (found, life) = tokio::join!(look_up, life);
+    let (fence, found) = found.map_err(|_| Trouble::Unavailable)?.map_err(Trouble::from)?;
+    crash::point("after_look_up");
+
+    let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
+    let mut duplicates = Vec::new();
+    let mut asked = 0;
+    for (place, ((delivered, object), found)) in batch.iter().zip(objects).zip(found).enumerate() {
+        let standing = decide::standing(
+            &delivered.event,
+            delivered.sequence,
+            life,
+            found.settled.is_some(),
+            found.known.as_ref(),
+        );
+        let deleted = match standing {
+            Standing::Settled => {
+                duplicates.push(place);
+                continue;
+            }
+            Standing::Ends(outcome, reason) => {
+                endings.insert(place, Ending::Ends(outcome, Some(reason)));
+                continue;
+            }
+            Standing::Deletes => true,
+            Standing::Asks => false,
+        };
+        let Some(object) = object else { continue };
+        asked += 1;
+        let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
+            object,
+            deleted: false,
+            said: None,
+            known: found.known,
+            events: Vec::new(),
+        });
+        wish.said = wish.said.max(delivered.event.updated_at);
+        if deleted && !wish.deleted {
+            wish.deleted = true;
+            wish.events.insert(0, place);
+        } else {
+            wish.events.push(place);
+        }
+    }
+    metrics.coalesced(asked - wishes.len() as u64);
+    let question = Question { fence, covers: life.map(|life| (life, covers)), at: clock::now() };
+    let result = if wishes.is_empty() && endings.is_empty() {
+        Ok(())
+    } else {
+        sync.run(question, batch, wishes.into_values().collect(), endings).await
+    };
+    if result.is_err() {
+        // Some parts may be committed; delivered again, they are known to be settled.
+        endings.clear();
+    }
+    for place in duplicates {
+        endings.insert(place, Ending::Duplicate);
+    }
+    result
+}

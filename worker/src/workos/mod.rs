@@ -1,0 +1,223 @@
+//! Asking WorkOS: bounded, rate limited, one request per object.
+
+mod budget;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::{StatusCode, Url};
+use shared::config::Secret;
+use shared::id::ObjectRef;
+use tokio::sync::Semaphore;
+
+pub use budget::{Budget, Rate};
+
+use crate::backoff;
+use crate::failure::Failure;
+use crate::metrics::Metrics;
+use crate::object::{self, Record};
+
+/// Whole time of a request, connecting included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// No documented object comes near it; what does is not read.
+const LARGEST_ANSWER: usize = 16 << 20;
+/// Requests for one object within one pass; after that the event is delivered again later.
+const TRIES_IN_PASS: u32 = 2;
+
+/// What WorkOS says about an object. That it is not there is an answer, not an error.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The object.
+    Found(Box<Record>),
+    /// 404.
+    NotFound,
+}
+
+/// One object's answer, and the objects that came with it.
+pub struct Reply {
+    /// What was asked for.
+    pub object: ObjectRef,
+    /// What WorkOS says.
+    pub answer: Result<Answer, Failure>,
+    /// Other objects that the answer held.
+    pub embedded: Vec<Record>,
+}
+
+/// The WorkOS API.
+#[derive(Clone)]
+pub struct WorkOs {
+    client: reqwest::Client,
+    base: Arc<str>,
+    in_flight: Arc<Semaphore>,
+    budget: Arc<Budget>,
+    metrics: Metrics,
+}
+
+impl WorkOs {
+    /// A client for one environment; connects when first asked.
+    pub fn new(
+        base: &Url,
+        key: &Secret,
+        concurrency: usize,
+        rate: Rate,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()))
+            .context("WORKOS_API_KEY holds characters that a header cannot carry")?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+        headers
+            .insert(USER_AGENT, HeaderValue::from_static(concat!("workos-sync/", env!("CARGO_PKG_VERSION"))));
+        let client = reqwest::Client::builder()
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .pool_max_idle_per_host(concurrency)
+            .tcp_nodelay(true)
+            // A redirect of the API would be a mistake somewhere, and would carry the key along.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("failed to set up the HTTP client")?;
+        Ok(Self {
+            client,
+            base: base.as_str().trim_end_matches('/').into(),
+            in_flight: Arc::new(Semaphore::new(concurrency)),
+            budget: Arc::new(Budget::new(rate)),
+            metrics,
+        })
+    }
+
+    /// Asks for each of these objects once. A failure is an answer too, so that one object cannot
+    /// spoil the others.
+    pub async fn ask(&self, objects: &[ObjectRef]) -> Vec<Reply> {
+        let mut asking: FuturesUnordered<_> = objects.iter().map(|object| self.ask_one(object)).collect();
+        let mut replies = Vec::with_capacity(objects.len());
+        while let Some(reply) = asking.next().await {
+            replies.push(reply);
+        }
+        replies
+    }
+
+    async fn ask_one(&self, object: &ObjectRef) -> Reply {
+        let mut attempt = 1;
+        loop {
+            let (failure, embedded) = match self.get(object).await {
+                Ok(Some(mut records)) => {
+                    let embedded = records.split_off(1);
+                    match records.pop() {
+                        Some(record) => {
+                            let answer = Ok(Answer::Found(Box::new(record)));
+                            return Reply { object: object.clone(), answer, embedded };
+                        }
+                        None => (Failure::NotUnderstood, Vec::new()),
+                    }
+                }
+                Ok(None) => {
+                    let answer = Ok(Answer::NotFound);
+                    return Reply { object: object.clone(), answer, embedded: Vec::new() };
+                }
+                Err(failure) => (failure, Vec::new()),
+            };
+            let passing = matches!(
+                failure,
+                Failure::Unreachable
+                    | Failure::ServerFault { status: 500..=599 }
+                    | Failure::RateLimited { retry_after: None }
+            );
+            if !passing || attempt > TRIES_IN_PASS {
+                return Reply { object: object.clone(), answer: Err(failure), embedded };
+            }
+            tokio::time::sleep(backoff::in_pass(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// One request; `None` is 404.
+    async fn get(&self, object: &ObjectRef) -> Result<Option<Vec<Record>>, Failure> {
+        let waited = self.budget.admit().await?;
+        self.metrics.rate_limit_wait(waited);
+        // The semaphore is never closed.
+        let _permit = self.in_flight.acquire().await.map_err(|_| Failure::Unreachable)?;
+        let url = format!("{}{}", self.base, object::path(object));
+        let response = match self.client.get(url).send().await {
+            Ok(response) => response,
+            Err(error) => {
+                self.metrics.workos_request(object.kind, "error");
+                tracing::debug!(error = %error.without_url(), object.kind = %object.kind, "no answer from WorkOS");
+                return Err(Failure::Unreachable);
+            }
+        };
+        let status = response.status();
+        self.metrics.workos_request(object.kind, metric_label(status));
+        match status {
+            StatusCode::OK => {
+                let body = body_of(response).await?;
+                object::read(object, &body).map(Some).map_err(|error| {
+                    tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
+                    Failure::NotUnderstood
+                })
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::TOO_MANY_REQUESTS => {
+                let retry_after = retry_after(response.headers());
+                self.budget.pause(retry_after);
+                Err(Failure::RateLimited { retry_after })
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::KeyRefused),
+            other => Err(Failure::ServerFault { status: other.as_u16() }),
+        }
+    }
+}
+
+/// The whole body, up to a bound.
+async fn body_of(mut response: reqwest::Response) -> Result<Bytes, Failure> {
+    let mut whole: Option<Vec<u8>> = None;
+    let mut first: Option<Bytes> = None;
+    loop {
+        let chunk = response.chunk().await.map_err(|error| {
+            tracing::debug!(error = %error.without_url(), "an answer of WorkOS broke off");
+            Failure::Unreachable
+        })?;
+        let Some(chunk) = chunk else { break };
+        match (&mut whole, first.take()) {
+            (None, None) => first = Some(chunk),
+            (None, Some(before)) => {
+                let mut all = before.to_vec();
+                all.extend_from_slice(&chunk);
+                whole = Some(all);
+            }
+            (Some(all), _) => all.extend_from_slice(&chunk),
+        }
+        if whole.as_ref().is_some_and(|all| all.len() > LARGEST_ANSWER) {
+            return Err(Failure::NotUnderstood);
+        }
+    }
+    Ok(whole.map(Bytes::from).or(first).unwrap_or_default())
+}
+
+/// `Retry-After` in seconds. WorkOS documents neither its presence nor its form; its SDKs read
+/// seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The status as a label of a metric: a small fixed set.
+fn metric_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        401 => "401",
+        403 => "403",
+        404 => "404",
+        429 => "429",
+        500..=599 => "5xx",
+        _ => "other",
+    }
+}
