@@ -43,6 +43,8 @@ impl From<Noted> for Problems {
     }
 }
 
+type Source = Box<dyn Fn(&str) -> Option<String> + Send>;
+
 /// The outcome of reading one setting.
 pub type Read<T> = Result<T, Noted>;
 
@@ -50,7 +52,7 @@ pub type Read<T> = Result<T, Noted>;
 ///
 /// Read everything, call [`Settings::finish`], and only then unpack the values with `?`.
 pub struct Settings {
-    source: Box<dyn Fn(&str) -> Option<String> + Send>,
+    source: Source,
     problems: Vec<String>,
 }
 

@@ -1,1 +1,4 @@
 //! Being written.
+pub mod services;
+pub mod sim;
+pub mod world;

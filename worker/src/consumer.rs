@@ -1,16 +1,19 @@
 //! Pulling deliveries in batches, several batches in flight, so that asking and writing overlap.
 
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::Stream;
+use chrono::SubsecRound as _;
 use futures_util::{FutureExt as _, StreamExt as _};
 use shared::admin::Readiness;
+use shared::id::ObjectRef;
 use shared::{broker, subject};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -31,6 +34,8 @@ const MAX_ACK_PENDING: i64 = 10_000;
 const PULL_EXPIRES: Duration = Duration::from_secs(10);
 /// Batches that may be in flight before a batch waits for company: one asks while another writes.
 const BUSY: usize = 2;
+/// Deliveries that may wait because their object is being asked for by a batch in flight, in full batches.
+const PARKED_BATCHES: usize = 4;
 /// How long the batches in hand have to finish once the program is to leave.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -57,7 +62,7 @@ pub async fn run(
         metrics,
         readiness,
         database_down: Arc::new(AtomicBool::new(false)),
-        reborn: Arc::new(Notify::new()),
+        lanes: Arc::new(Lanes::default()),
         tasks: TaskTracker::new(),
     };
     let mut attempt = 0;
@@ -108,6 +113,96 @@ async fn pause(delay: Duration, stop: &CancellationToken) {
     }
 }
 
+/// The life of a stream, to the microsecond that Postgres keeps.
+fn life_of(info: &jetstream::stream::Info) -> Life {
+    info.created.trunc_subsecs(6)
+}
+
+/// One batch at a time per object, within this process.
+#[derive(Default)]
+struct Lanes {
+    inner: Mutex<Occupied>,
+    /// A batch left.
+    freed: Notify,
+}
+
+#[derive(Default)]
+struct Occupied {
+    busy: HashSet<ObjectRef>,
+    parked: VecDeque<Delivery>,
+}
+
+impl Lanes {
+    fn lock(&self) -> MutexGuard<'_, Occupied> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parked(&self) -> usize {
+        self.lock().parked.len()
+    }
+
+    /// Parked deliveries whose object is free again, oldest first.
+    fn ready(&self, most: usize) -> Vec<Delivery> {
+        let mut lanes = self.lock();
+        let Occupied { busy, parked } = &mut *lanes;
+        let mut ready = Vec::new();
+        for delivery in std::mem::take(parked) {
+            if ready.len() < most && delivery.object().is_none_or(|object| !busy.contains(object)) {
+                ready.push(delivery);
+            } else {
+                parked.push_back(delivery);
+            }
+        }
+        ready
+    }
+
+    /// Keeps deliveries for later.
+    fn park(&self, deliveries: Vec<Delivery>) {
+        self.lock().parked.extend(deliveries);
+    }
+
+    /// Parks what must wait and returns the rest.
+    fn sort(&self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let mut lanes = self.lock();
+        let Occupied { busy, parked } = &mut *lanes;
+        let (waiting, ready): (Vec<_>, Vec<_>) = deliveries
+            .into_iter()
+            .partition(|delivery| delivery.object().is_some_and(|object| busy.contains(object)));
+        parked.extend(waiting);
+        ready
+    }
+
+    /// A batch takes its objects, until what is returned is dropped.
+    fn occupy(self: &Arc<Self>, deliveries: &[Delivery]) -> Occupancy {
+        let objects: Vec<ObjectRef> =
+            deliveries.iter().filter_map(|delivery| delivery.object().cloned()).collect();
+        self.lock().busy.extend(objects.iter().cloned());
+        Occupancy { lanes: self.clone(), objects }
+    }
+
+    /// Takes everything that is parked.
+    fn empty(&self) -> VecDeque<Delivery> {
+        std::mem::take(&mut self.lock().parked)
+    }
+}
+
+/// The objects of a batch in flight; dropped, however the batch ended, it frees them.
+struct Occupancy {
+    lanes: Arc<Lanes>,
+    objects: Vec<ObjectRef>,
+}
+
+impl Drop for Occupancy {
+    fn drop(&mut self) {
+        let mut occupied = self.lanes.lock();
+        for object in &self.objects {
+            occupied.busy.remove(object);
+        }
+        drop(occupied);
+        self.lanes.freed.notify_one();
+    }
+}
+
 struct Consumer {
     env: String,
     replicas: usize,
@@ -121,8 +216,7 @@ struct Consumer {
     metrics: Metrics,
     readiness: Readiness,
     database_down: Arc<AtomicBool>,
-    /// The stream was made anew under our feet.
-    reborn: Arc<Notify>,
+    lanes: Arc<Lanes>,
     tasks: TaskTracker,
 }
 
@@ -131,6 +225,8 @@ struct Subscription {
     messages: pull::Stream,
     stream: Arc<Stream<()>>,
     life: Life,
+    /// The stream was made anew under our feet.
+    reborn: Arc<Notify>,
 }
 
 impl Consumer {
@@ -159,7 +255,7 @@ impl Consumer {
             .with_context(|| format!("failed to create the consumer {name}"))?;
         // The life is sampled before anything is pulled: a batch whose life is the same afterwards was
         // pulled within it.
-        let life = stream.get_info().await.context("failed to ask the broker about the stream")?.created;
+        let life = life_of(&stream.get_info().await.context("failed to ask the broker about the stream")?);
         let messages = consumer
             .stream()
             .max_messages_per_batch(self.batch_max)
@@ -169,10 +265,28 @@ impl Consumer {
             .await
             .context("failed to pull")?;
         tracing::info!(consumer = name, durability = %facts.durability(), "subscribed");
-        Ok(Subscription { messages, stream: Arc::new(stream), life })
+        Ok(Subscription { messages, stream: Arc::new(stream), life, reborn: Arc::new(Notify::new()) })
     }
 
+    /// Works on a subscription until it ends, and hands back what was pulled and not begun.
     async fn consume(&self, mut subscription: Subscription, stop: &CancellationToken) -> anyhow::Result<()> {
+        let ended = self.pull_and_work(&mut subscription, stop).await;
+        while let Some(Some(Ok(message))) = subscription.messages.next().now_or_never() {
+            if let Some(delivery) = Delivery::read(message) {
+                delivery.hand_back().await;
+            }
+        }
+        for delivery in self.lanes.empty() {
+            delivery.hand_back().await;
+        }
+        ended
+    }
+
+    async fn pull_and_work(
+        &self,
+        subscription: &mut Subscription,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         loop {
             self.wait_for_the_database(stop).await;
             let slot = tokio::select! {
@@ -180,18 +294,17 @@ impl Consumer {
                 slot = self.slots.clone().acquire_owned() => slot?,
                 () = stop.cancelled() => return Ok(()),
             };
-            let deliveries = tokio::select! {
-                collected = self.collect(&mut subscription.messages) => collected?,
-                () = self.reborn.notified() => {
-                    anyhow::bail!("the stream {} was made anew", subject::EVENTS_STREAM)
-                }
-                () = stop.cancelled() => return Ok(()),
+            let Some(deliveries) = self.next_batch(subscription, stop).await? else {
+                return Ok(());
             };
-            let life = self.same_life(&subscription);
+            let busy = self.lanes.occupy(&deliveries);
+            let life = Self::same_life(subscription);
             let (sync, metrics, ack_wait) = (self.sync.clone(), self.metrics.clone(), self.ack_wait);
             let (readiness, database_down) = (self.readiness.clone(), self.database_down.clone());
             self.tasks.spawn(async move {
-                if let Err(trouble) = process::batch(&sync, &metrics, deliveries, life, ack_wait).await {
+                let batch = process::batch(&sync, &metrics, deliveries, life, ack_wait).await;
+                drop(busy);
+                if let Err(trouble) = batch {
                     debug_assert_eq!(trouble, Trouble::Unavailable);
                     if !database_down.swap(true, Ordering::SeqCst) {
                         tracing::warn!("Postgres is not available, pulling stops until it is");
@@ -203,12 +316,55 @@ impl Consumer {
         }
     }
 
-    /// The life of the stream, if it is still the one that the subscription began in.
-    fn same_life(&self, subscription: &Subscription) -> impl Future<Output = Option<Life>> + Send + 'static {
-        let (stream, before, reborn) = (subscription.stream.clone(), subscription.life, self.reborn.clone());
+    /// Deliveries to work on next: those that waited for their object, or new ones. A delivery whose object
+    /// is being asked for by a batch in flight waits for that batch, whose answer most likely covers it.
+    /// `None` when it is time to leave.
+    async fn next_batch(
+        &self,
+        subscription: &mut Subscription,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Vec<Delivery>>> {
+        // Outside the race below, so that what was pulled is kept when something else wins it.
+        let mut pulled = Vec::new();
+        let ended = loop {
+            let freed = self.lanes.freed.notified();
+            let ready = self.lanes.ready(self.batch_max);
+            if !ready.is_empty() {
+                self.lanes.park(pulled);
+                return Ok(Some(ready));
+            }
+            let full = self.lanes.parked() >= PARKED_BATCHES * self.batch_max;
+            tokio::select! {
+                () = freed => {}
+                collected = self.collect(&mut subscription.messages, &mut pulled), if !full => {
+                    let ready = self.lanes.sort(std::mem::take(&mut pulled));
+                    if let Err(error) = collected {
+                        self.lanes.park(ready);
+                        break Err(error);
+                    }
+                    if !ready.is_empty() {
+                        return Ok(Some(ready));
+                    }
+                }
+                () = subscription.reborn.notified() => {
+                    break Err(anyhow::anyhow!("the stream {} was made anew", subject::EVENTS_STREAM));
+                }
+                () = stop.cancelled() => break Ok(None),
+            }
+        };
+        self.lanes.park(pulled);
+        ended
+    }
+
+    /// The life of the stream, if it is still the one that the subscription began in, and its last sequence.
+    fn same_life(subscription: &Subscription) -> impl Future<Output = Option<(Life, i64)>> + Send + 'static {
+        let (stream, before, reborn) =
+            (subscription.stream.clone(), subscription.life, subscription.reborn.clone());
         async move {
             match stream.get_info().await {
-                Ok(info) if info.created == before => Some(before),
+                Ok(info) if life_of(&info) == before => {
+                    Some((before, i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX)))
+                }
                 Ok(_) => {
                     reborn.notify_one();
                     None
@@ -223,28 +379,25 @@ impl Consumer {
 
     /// A first delivery, and what comes with it: up to a full batch while more is pending; when nothing
     /// is, it leaves at once, unless others are in flight: then it waits a little for company.
-    async fn collect(&self, messages: &mut pull::Stream) -> anyhow::Result<Vec<Delivery>> {
-        let mut deliveries = Vec::new();
+    async fn collect(&self, messages: &mut pull::Stream, pulled: &mut Vec<Delivery>) -> anyhow::Result<()> {
         let mut deadline = None;
-        while deliveries.len() < self.batch_max {
-            let next = match deadline {
-                None => Some(messages.next().await),
-                Some(deadline) => {
-                    let alone = deliveries.last().is_none_or(|last: &Delivery| last.pending() <= 0)
-                        && self.in_flight - self.slots.available_permits() <= BUSY;
-                    if alone {
-                        messages.next().now_or_never()
-                    } else {
-                        tokio::time::timeout_at(deadline, messages.next()).await.ok()
-                    }
+        while pulled.len() < self.batch_max {
+            let next = if let Some(last) = pulled.last() {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.batch_wait);
+                let alone = last.pending() <= 0 && self.in_flight - self.slots.available_permits() <= BUSY;
+                if alone {
+                    messages.next().now_or_never()
+                } else {
+                    tokio::time::timeout_at(deadline, messages.next()).await.ok()
                 }
+            } else {
+                Some(messages.next().await)
             };
             let Some(next) = next else { break };
             let message = next.context("the pull ended")?.context("failed to pull")?;
-            deliveries.extend(Delivery::read(message));
-            deadline = deadline.or_else(|| Some(Instant::now() + self.batch_wait));
+            pulled.extend(Delivery::read(message));
         }
-        Ok(deliveries)
+        Ok(())
     }
 
     async fn wait_for_the_database(&self, stop: &CancellationToken) {

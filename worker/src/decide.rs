@@ -27,6 +27,8 @@ pub enum Standing {
     Deletes,
     /// WorkOS must be asked.
     Asks,
+    /// A later version of this program must carry it out.
+    Waits,
 }
 
 /// Decides where an event stands. `sequence` is its place in the stream whose life is `life`; `life`
@@ -45,8 +47,11 @@ pub fn standing(
     if event.kind.is_some() && event.object_id.is_none() {
         return Standing::Ends(Outcome::Dead, "malformed");
     }
-    if event.object().is_none() {
+    if event.kind.is_none() {
         return Standing::Ends(Outcome::Ignored, "not_mirrored");
+    }
+    if event.object().is_none() {
+        return Standing::Waits;
     }
     let Some(known) = known else {
         return if event.is_deletion() { Standing::Deletes } else { Standing::Asks };
@@ -213,6 +218,9 @@ mod tests {
             standing(&event("planet.created", None), 1, None, false, None),
             Standing::Ends(Outcome::Ignored, "not_mirrored")
         );
+        let mut later = event("user.updated", None);
+        later.kind = Some("planet".to_owned());
+        assert_eq!(standing(&later, 1, None, false, None), Standing::Waits, "a kind of a later version");
         let mut nameless = event("user.updated", None);
         nameless.object_id = None;
         assert_eq!(standing(&nameless, 1, None, false, None), Standing::Ends(Outcome::Dead, "malformed"));

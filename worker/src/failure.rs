@@ -19,8 +19,10 @@ pub enum Failure {
         /// The status.
         status: u16,
     },
-    /// No answer: connection refused, reset, or too slow.
+    /// No answer: connection refused or reset.
     Unreachable,
+    /// No answer in time.
+    TimedOut,
     /// 401 or 403: the key is wrong. Our fault, not the event's.
     KeyRefused,
     /// An answer that is not the object.
@@ -38,6 +40,8 @@ pub enum Failure {
     RowRefused(String),
     /// The message has no event in it, or the event no object id.
     Malformed,
+    /// A kind of object that only a later version knows: a copy of that version will carry it out.
+    LaterVersion,
 }
 
 /// What a failure asks of us.
@@ -64,6 +68,7 @@ impl Failure {
             Self::RateLimited { .. } => "rate_limited",
             Self::ServerFault { .. } => "server_fault",
             Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
             Self::KeyRefused => "key_refused",
             Self::NotUnderstood => "not_understood",
             Self::StaleRead => "stale_read",
@@ -72,6 +77,7 @@ impl Failure {
             Self::DatabaseUnavailable => "database_unavailable",
             Self::RowRefused(_) => "row_refused",
             Self::Malformed => "malformed",
+            Self::LaterVersion => "later_version",
         }
     }
 
@@ -93,13 +99,13 @@ impl Failure {
             Self::RateLimited { retry_after } => {
                 backoff::redelivery(attempt).max(retry_after.unwrap_or_default().min(RETRY_AFTER_CAP))
             }
-            // Replicas catch up within moments; asking again soon is what the event wants.
-            Self::StaleRead => backoff::soon(attempt),
-            Self::Unconfirmed => CONFIRM_DELAY,
-            Self::ParentWaits(_) => CONFIRM_DELAY.max(backoff::soon(attempt)),
-            Self::DatabaseUnavailable => backoff::soon(attempt),
+            // Replicas catch up within moments, and pulling stops by itself while Postgres is away.
+            Self::StaleRead | Self::DatabaseUnavailable => backoff::soon(attempt),
+            Self::Unconfirmed | Self::ParentWaits(_) => CONFIRM_DELAY.max(backoff::soon(attempt)),
             Self::ServerFault { .. }
             | Self::Unreachable
+            | Self::TimedOut
+            | Self::LaterVersion
             | Self::KeyRefused
             | Self::NotUnderstood
             | Self::RowRefused(_) => backoff::redelivery(attempt),

@@ -1,6 +1,6 @@
 //! The guard: `workos_sync.objects`. The one place where races are settled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use shared::id::ObjectRef;
@@ -188,13 +188,25 @@ pub enum Claim {
     Hold,
 }
 
+/// How far the answers of a batch reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Covers {
+    /// In which life of the stream.
+    pub life: Life,
+    /// Events up to this sequence were published before the fence was taken.
+    pub sequence: i64,
+    /// The last sequence of the stream. What claims to reach further was written before the stream lost its
+    /// end (a power loss, a restored backup), and says nothing any more.
+    pub last: i64,
+}
+
 /// The question that a batch of claims stands on.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
     /// Taken before it left.
     pub fence: i64,
     /// What was known to be published by then.
-    pub covers: Option<(Life, i64)>,
+    pub covers: Option<Covers>,
     /// Now.
     pub at: DateTime<Utc>,
 }
@@ -204,9 +216,10 @@ pub type Won = HashMap<ObjectRef, bool>;
 
 /// Claims objects. Only a higher fence wins, but for a verified deletion, which is final whenever it
 /// comes; an object that an event declared deleted is not revived; an answer older than the one that was
-/// taken is refused. Every row is locked in key order, also
-/// those that are not won, so that two workers cannot deadlock and the state of parents stands still
-/// until the transaction ends.
+/// taken is refused; a second 404 counts only while the first still stands. Every row is locked in key
+/// order, also those that are not won, so that two claims cannot deadlock and the state of parents stands
+/// still until the transaction ends.
+#[expect(clippy::too_many_lines, reason = "one statement and the arrays it takes")]
 pub async fn claim(
     connection: &mut PgConnection,
     env: &str,
@@ -226,11 +239,12 @@ pub async fn claim(
     };
     let fences: Vec<i64> = ordered
         .iter()
-        .map(|(_, claim)| if matches!(claim, Claim::Hold) { 0 } else { question.fence })
+        // A 404 that nothing explains is no answer yet: it must not keep out the answer of an earlier question.
+        .map(|(_, claim)| if matches!(claim, Claim::Hold | Claim::Missing) { 0 } else { question.fence })
         .collect();
-    let streams = each(&|claim| covering(claim).map(|(life, _)| life));
+    let streams = each(&|claim| covering(claim).map(|covers| covers.life));
     let covers: Vec<i64> =
-        ordered.iter().map(|(_, claim)| covering(*claim).map_or(0, |(_, seq)| seq)).collect();
+        ordered.iter().map(|(_, claim)| covering(*claim).map_or(0, |covers| covers.sequence)).collect();
     let updated_at = each(&|claim| match claim {
         Claim::Present { updated_at, .. } => updated_at,
         _ => None,
@@ -276,10 +290,11 @@ pub async fn claim(
             stream = coalesce(EXCLUDED.stream, object.stream),
             covers = CASE
                 WHEN EXCLUDED.stream IS NULL THEN object.covers
-                WHEN EXCLUDED.stream = object.stream THEN greatest(EXCLUDED.covers, object.covers)
+                WHEN EXCLUDED.stream = object.stream AND object.covers <= $15
+                    THEN greatest(EXCLUDED.covers, object.covers)
                 ELSE EXCLUDED.covers
             END,
-            asked_at = EXCLUDED.asked_at,
+            asked_at = coalesce(EXCLUDED.asked_at, object.asked_at),
             updated_at = coalesce(EXCLUDED.updated_at, object.updated_at),
             missing_since = CASE
                 WHEN EXCLUDED.missing_since IS NOT NULL THEN coalesce(object.missing_since, EXCLUDED.missing_since)
@@ -295,7 +310,16 @@ pub async fn claim(
             END,
             has_row = object.has_row OR EXCLUDED.has_row,
             outcome = coalesce(EXCLUDED.outcome, object.outcome)
-        WHERE (object.fence < EXCLUDED.fence OR EXCLUDED.deleted_by = 'event')
+        WHERE (
+                object.fence < EXCLUDED.fence
+                OR EXCLUDED.deleted_by = 'event'
+                OR (EXCLUDED.missing_since IS NOT NULL AND object.fence < $14)
+              )
+          AND (
+                EXCLUDED.deleted_by IS DISTINCT FROM 'answer'
+                OR object.missing_since IS NOT NULL
+                OR object.deleted_at IS NOT NULL
+              )
           AND (object.deleted_by IS DISTINCT FROM 'event' OR EXCLUDED.deleted_at IS NOT NULL)
           AND coalesce(EXCLUDED.updated_at >= object.updated_at, true)
         RETURNING kind, id, (xmax = 0) AS "inserted!"
@@ -313,6 +337,8 @@ pub async fn claim(
         &deleted_by as _,
         &has_row,
         &outcomes as _,
+        question.fence,
+        question.covers.map_or(i64::MAX, |covers| covers.last),
     )
     .fetch_all(connection)
     .await?;
@@ -327,10 +353,11 @@ pub async fn cascade(
     connection: &mut PgConnection,
     env: &str,
     question: Question,
-    objects: &HashSet<&ObjectRef>,
+    objects: &[&ObjectRef],
 ) -> sqlx::Result<()> {
-    let mut ordered: Vec<&ObjectRef> = objects.iter().copied().collect();
+    let mut ordered: Vec<&ObjectRef> = objects.to_vec();
     ordered.sort_unstable();
+    ordered.dedup();
     let (kinds, ids) = keys(&ordered);
     sqlx::query!(
         r#"

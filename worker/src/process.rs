@@ -12,15 +12,19 @@ use crate::crash;
 use crate::database::{self, Trouble};
 use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy};
-use crate::guard::{self, Life, Question, Wanted};
+use crate::guard::{self, Covers, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish};
+
+/// After how long a delivery that was handed back comes again.
+const HAND_BACK: Duration = Duration::from_millis(50);
 
 /// A handing-over of an event, to be settled.
 pub struct Delivery {
     message: Message,
     delivered: Delivered,
+    object: Option<ObjectRef>,
     covers: i64,
 }
 
@@ -39,11 +43,21 @@ impl Delivery {
         let sequence = i64::try_from(info.stream_sequence).unwrap_or(i64::MAX);
         let pending = i64::try_from(info.pending).unwrap_or(0);
         let attempt = u32::try_from(info.delivered).unwrap_or(u32::MAX).max(1);
-        let event = serde_json::from_slice(&message.payload).map(without_nul).unwrap_or_else(|error| {
-            tracing::warn!(stream.sequence = sequence, error = %error, "a message is not an event, it will be recorded as dead");
-            unreadable(&message, sequence, info.published)
-        });
+        let event = match serde_json::from_slice(&message.payload) {
+            Ok(event) => without_nul(event),
+            Err(error) => {
+                // The error's own text quotes what it read.
+                tracing::warn!(
+                    stream.sequence = sequence,
+                    line = error.line(),
+                    column = error.column(),
+                    "a message is not an event, it will be recorded as dead"
+                );
+                unreadable(&message, sequence, info.published)
+            }
+        };
         Some(Self {
+            object: event.object(),
             delivered: Delivered { event, sequence, attempt },
             covers: sequence.saturating_add(pending),
             message,
@@ -56,11 +70,22 @@ impl Delivery {
         self.covers.saturating_sub(self.delivered.sequence)
     }
 
-    async fn settle(&self, kind: AckKind) {
-        if let Err(error) = self.message.ack_with(kind).await {
-            // It will be delivered again, and the ledger makes that harmless.
-            tracing::debug!(event.id = %self.delivered.event.id, error = %error, "failed to settle a delivery");
-        }
+    /// The object that its event is about, if we mirror it.
+    #[must_use]
+    pub fn object(&self) -> Option<&ObjectRef> {
+        self.object.as_ref()
+    }
+
+    /// Hands it back without having done anything.
+    pub async fn hand_back(self) {
+        settle(&self.message, AckKind::Nak(Some(HAND_BACK))).await;
+    }
+}
+
+async fn settle(message: &Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
+        // It will be delivered again, and the ledger makes that harmless.
+        tracing::debug!(error = %error, "failed to settle a delivery");
     }
 }
 
@@ -101,25 +126,29 @@ fn unreadable(message: &Message, sequence: i64, published: chrono::DateTime<chro
     }
 }
 
-/// Carries a batch from start to finish and settles every delivery. `life` is the stream's life, when
-/// it was the same before the batch was pulled and after. Returns what Postgres said when it was not
+/// Carries a batch from start to finish and settles every delivery. `life` is the stream's life,
+/// when it was the same before the batch was pulled and after, and its last sequence. Returns what Postgres said when it was not
 /// available, so that the caller stops pulling.
 pub async fn batch(
     sync: &Sync,
     metrics: &Metrics,
     deliveries: Vec<Delivery>,
-    life: impl Future<Output = Option<Life>>,
+    life: impl Future<Output = Option<(Life, i64)>>,
     ack_wait: Duration,
 ) -> Result<(), Trouble> {
     metrics.batch(deliveries.len());
-    let (receipts, batch): (Vec<_>, Vec<_>) = deliveries
-        .into_iter()
-        .map(|delivery| ((delivery.message, delivery.covers), delivery.delivered))
-        .unzip();
-    let covers = receipts.iter().map(|(_, covers)| *covers).max().unwrap_or(0);
+    let covers = deliveries.iter().map(|delivery| delivery.covers).max().unwrap_or(0);
+    let mut messages = Vec::with_capacity(deliveries.len());
+    let mut objects = Vec::with_capacity(deliveries.len());
+    let mut batch = Vec::with_capacity(deliveries.len());
+    for Delivery { message, delivered, object, covers: _ } in deliveries {
+        messages.push(message);
+        objects.push(object);
+        batch.push(delivered);
+    }
     let mut endings = BTreeMap::new();
     let result = {
-        let work = carry_out(sync, metrics, &batch, covers, life, &mut endings);
+        let work = carry_out(sync, metrics, &batch, &objects, covers, life, &mut endings);
         tokio::pin!(work);
         let mut heartbeat = tokio::time::interval(ack_wait / 3);
         heartbeat.tick().await;
@@ -127,7 +156,7 @@ pub async fn batch(
             tokio::select! {
                 result = &mut work => break result,
                 _ = heartbeat.tick() => {
-                    for (message, _) in &receipts {
+                    for message in &messages {
                         // Without it the broker hands the event to another worker, which is harmless.
                         let _ = message.ack_with(AckKind::Progress).await;
                     }
@@ -137,13 +166,12 @@ pub async fn batch(
     };
     crash::point("before_settle");
     let now = clock::now();
-    for (place, ((message, covers), delivered)) in receipts.into_iter().zip(batch).enumerate() {
+    for (place, (message, delivered)) in messages.iter().zip(&batch).enumerate() {
         let ending = endings.remove(&place).unwrap_or(Ending::Fails(match &result {
             Err(trouble) => Failure::from(trouble.clone()),
             Ok(()) => Failure::DatabaseUnavailable,
         }));
-        let delivery = Delivery { message, delivered, covers };
-        let Delivered { event, attempt, .. } = &delivery.delivered;
+        let Delivered { event, attempt, .. } = delivered;
         let ack = match &ending {
             Ending::Duplicate => AckKind::Ack,
             Ending::Ends(outcome, _) => {
@@ -170,7 +198,7 @@ pub async fn batch(
                 }
             },
         };
-        delivery.settle(ack).await;
+        settle(message, ack).await;
         crash::point("mid_settle");
     }
     match result {
@@ -183,14 +211,14 @@ async fn carry_out(
     sync: &Sync,
     metrics: &Metrics,
     batch: &[Delivered],
+    objects: &[Option<ObjectRef>],
     covers: i64,
-    life: impl Future<Output = Option<Life>>,
+    life: impl Future<Output = Option<(Life, i64)>>,
     endings: &mut BTreeMap<usize, Ending>,
 ) -> Result<(), Trouble> {
-    let objects: Vec<Option<ObjectRef>> = batch.iter().map(|delivered| delivered.event.object()).collect();
     let wanted: Vec<Wanted<'_>> = batch
         .iter()
-        .zip(&objects)
+        .zip(objects)
         .map(|(delivered, object)| Wanted { event_id: &delivered.event.id, object: object.as_ref() })
         .collect();
     let look_up = tokio::time::timeout(database::TIMEOUT, guard::look_up(&sync.database, &sync.env, &wanted));
@@ -202,12 +230,16 @@ async fn carry_out(
     let mut duplicates = Vec::new();
     let mut asked = 0;
     for (place, ((delivered, object), found)) in batch.iter().zip(objects).zip(found).enumerate() {
+        let known = found.known.map(|known| Known {
+            covers: known.covers.filter(|(_, covers)| life.is_some_and(|(_, last)| *covers <= last)),
+            ..known
+        });
         let standing = decide::standing(
             &delivered.event,
             delivered.sequence,
-            life,
+            life.map(|(life, _)| life),
             found.settled.is_some(),
-            found.known.as_ref(),
+            known.as_ref(),
         );
         let deleted = match standing {
             Standing::Settled => {
@@ -218,16 +250,20 @@ async fn carry_out(
                 endings.insert(place, Ending::Ends(outcome, Some(reason)));
                 continue;
             }
+            Standing::Waits => {
+                endings.insert(place, Ending::Fails(Failure::LaterVersion));
+                continue;
+            }
             Standing::Deletes => true,
             Standing::Asks => false,
         };
         let Some(object) = object else { continue };
         asked += 1;
         let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
-            object,
+            object: object.clone(),
             deleted: false,
             said: None,
-            known: found.known,
+            known,
             events: Vec::new(),
         });
         wish.said = wish.said.max(delivered.event.updated_at);
@@ -239,7 +275,8 @@ async fn carry_out(
         }
     }
     metrics.coalesced(asked - wishes.len() as u64);
-    let question = Question { fence, covers: life.map(|life| (life, covers)), at: clock::now() };
+    let covers = life.map(|(life, last)| Covers { life, sequence: covers, last });
+    let question = Question { fence, covers, at: clock::now() };
     let result = if wishes.is_empty() && endings.is_empty() {
         Ok(())
     } else {

@@ -15,7 +15,7 @@ use crate::decide::{self, Verdict};
 use crate::failure::{Failure, Remedy};
 use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
-use crate::object::{self, Record, Row};
+use crate::object::{Record, Row};
 use crate::outcome::Outcome;
 use crate::workos::WorkOs;
 use crate::{crash, object as kinds};
@@ -64,12 +64,39 @@ pub enum Ending {
 struct Entry {
     object: ObjectRef,
     verdict: Verdict,
-    /// Whether the answer settles every event up to `covers`.
-    complete: bool,
-    /// The parent that takes it along, when it is gone because of it.
-    cause: Option<ObjectRef>,
+    /// The newest `updated_at` that an event told of it.
+    said: Option<DateTime<Utc>>,
+    /// Why its events must come again although it was answered, if they must; its answer then settles no
+    /// later event either.
+    held_back: Option<Failure>,
     known: Option<Known>,
     events: Vec<usize>,
+}
+
+impl Entry {
+    /// An object that must be asked for.
+    fn asked(object: ObjectRef, known: Option<Known>) -> Self {
+        Self {
+            object,
+            // Every question has a reply; until it is there, there is none.
+            verdict: Verdict::Wait(Failure::Unreachable),
+            said: None,
+            held_back: None,
+            known,
+            events: Vec::new(),
+        }
+    }
+}
+
+/// What the steps of one transaction share.
+#[derive(Clone, Copy)]
+struct Pass<'a, 'b> {
+    question: Question,
+    batch: &'a [Delivered],
+    entries: &'a [Entry],
+    won: &'b guard::Won,
+    /// Children whose parent went away, with that parent.
+    orphans: &'b HashMap<&'a ObjectRef, &'a ObjectRef>,
 }
 
 /// Asks, decides, writes.
@@ -107,82 +134,99 @@ impl Sync {
         let mut entries: BTreeMap<ObjectRef, Entry> = BTreeMap::new();
         let mut embedded: Vec<Record> = Vec::new();
         let mut frontier: Vec<ObjectRef> = Vec::new();
-        let mut said: HashMap<ObjectRef, DateTime<Utc>> = HashMap::new();
         for wish in wishes {
-            let verdict = if wish.deleted {
-                Verdict::Gone(DeletedBy::Event)
+            let mut entry = Entry::asked(wish.object, wish.known);
+            if wish.deleted {
+                entry.verdict = Verdict::Gone(DeletedBy::Event);
             } else {
-                frontier.push(wish.object.clone());
-                said.extend(wish.said.map(|said| (wish.object.clone(), said)));
-                Verdict::Wait(Failure::Unreachable)
-            };
-            entries.insert(
-                wish.object.clone(),
-                Entry {
-                    object: wish.object,
-                    verdict,
-                    complete: true,
-                    cause: None,
-                    known: wish.known,
-                    events: wish.events,
-                },
-            );
+                frontier.push(entry.object.clone());
+            }
+            entry.said = wish.said;
+            entry.events = wish.events;
+            entries.insert(entry.object.clone(), entry);
         }
         let mut suspicions: Vec<(ObjectRef, ObjectRef)> = Vec::new();
-        let mut parents: HashMap<ObjectRef, Known> = HashMap::new();
         while !frontier.is_empty() {
-            let mut next: HashSet<ObjectRef> = HashSet::new();
+            let mut parents: HashSet<ObjectRef> = HashSet::new();
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
+            let mut revived: Vec<ObjectRef> = Vec::new();
             for reply in self.workos.ask(&frontier).await {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
-                entry.verdict =
-                    decide::judge(reply.answer, said.get(&reply.object).copied(), entry.known.as_ref(), now);
+                entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
                 if let Verdict::Present(record) = &entry.verdict {
-                    next.extend(record.parents.iter().cloned());
+                    parents.extend(record.parents.iter().cloned());
                     if record.object.kind == Kind::Organization {
                         let listed = reply.embedded.iter().map(|record| record.object.clone()).collect();
                         organizations.push((record.object.clone(), listed));
+                    }
+                    if entry.known.as_ref().is_some_and(|known| known.deleted_by.is_some()) {
+                        revived.push(record.object.clone());
                     }
                     embedded.extend(reply.embedded);
                 }
             }
             let suspects = self.suspects(&organizations).await?;
-            next.extend(suspects.iter().map(|(_, suspect)| suspect.clone()));
+            let fallen = self.fallen(&revived).await?;
+            frontier = self.next_questions(&mut entries, parents, &suspects, fallen).await?;
             suspicions.extend(suspects);
-            next.retain(|object| !entries.contains_key(object) && !parents.contains_key(object));
-            let wanted: Vec<&ObjectRef> = next.iter().collect();
-            let mut known = if wanted.is_empty() {
-                HashMap::new()
-            } else {
-                guard::known(&self.database, &self.env, &wanted).await.map_err(Trouble::from)?
-            };
-            frontier.clear();
-            for object in next {
-                let known = known.remove(&object);
-                let suspected = suspicions.iter().any(|(_, suspect)| *suspect == object);
-                match known {
-                    Some(known) if !suspected && (known.has_row || known.deleted_by.is_some()) => {
-                        parents.insert(object, known);
-                    }
-                    known => {
-                        frontier.push(object.clone());
-                        let entry = Entry {
-                            object: object.clone(),
-                            verdict: Verdict::Wait(Failure::Unreachable),
-                            complete: true,
-                            cause: None,
-                            known,
-                            events: Vec::new(),
-                        };
-                        entries.insert(object, entry);
-                    }
-                }
-            }
         }
         merge_embedded(&mut entries, embedded);
         hold_back_suspicious(&mut entries, &suspicions);
-        depend_on_parents(&mut entries, &parents);
+        wait_for_parents(&mut entries);
         Ok(entries.into_values().collect())
+    }
+
+    /// What must be asked besides: parents that the mirror lacks, suspects, and what fell with a parent that
+    /// is there after all. Makes an entry for each.
+    async fn next_questions(
+        &self,
+        entries: &mut BTreeMap<ObjectRef, Entry>,
+        parents: HashSet<ObjectRef>,
+        suspects: &[(ObjectRef, ObjectRef)],
+        fallen: Vec<ObjectRef>,
+    ) -> Result<Vec<ObjectRef>, Trouble> {
+        let suspects: HashSet<&ObjectRef> = suspects.iter().map(|(_, suspect)| suspect).collect();
+        let fallen: HashSet<ObjectRef> = fallen.into_iter().collect();
+        let mut wanted: HashSet<&ObjectRef> =
+            parents.iter().chain(&fallen).chain(suspects.iter().copied()).collect();
+        wanted.retain(|object| !entries.contains_key(object));
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<&ObjectRef> = wanted.into_iter().collect();
+        let mut known = within_time(guard::known(&self.database, &self.env, &wanted)).await?;
+        let mut questions = Vec::new();
+        for object in wanted {
+            let known = known.remove(object);
+            let asks = match &known {
+                _ if suspects.contains(object) => true,
+                None => true,
+                Some(known) if fallen.contains(object) => known.deleted_by == Some(DeletedBy::Cascade),
+                // What an event declared deleted stays so; what only an answer or a parent took may be back.
+                Some(known) => match known.deleted_by {
+                    Some(DeletedBy::Event) => false,
+                    Some(DeletedBy::Answer | DeletedBy::Cascade) => true,
+                    None => !known.has_row,
+                },
+            };
+            if asks {
+                questions.push(object.clone());
+                entries.insert(object.clone(), Entry::asked(object.clone(), known));
+            }
+        }
+        Ok(questions)
+    }
+
+    /// What went with these objects, which are there after all.
+    async fn fallen(&self, revived: &[ObjectRef]) -> Result<Vec<ObjectRef>, Trouble> {
+        if revived.is_empty() {
+            return Ok(Vec::new());
+        }
+        let look = async {
+            let mut connection = self.database.acquire().await?;
+            kinds::dependants(&mut connection, &revived.iter().collect::<Vec<_>>(), false).await
+        };
+        Ok(within_time(look).await?.into_iter().map(|(_, object)| object).collect())
     }
 
     /// Domains that the mirror has and the answer about their organization lacks.
@@ -195,8 +239,11 @@ impl Sync {
         }
         let ids: Vec<String> =
             organizations.iter().map(|(organization, _)| organization.id.clone()).collect();
-        let mut connection = self.database.acquire().await.map_err(Trouble::from)?;
-        let domains = object::organization::domains(&mut connection, &ids).await.map_err(Trouble::from)?;
+        let look = async {
+            let mut connection = self.database.acquire().await?;
+            kinds::organization::domains(&mut connection, &ids, true).await
+        };
+        let domains = within_time(look).await?;
         Ok(domains
             .into_iter()
             .filter_map(|(parent, domain)| {
@@ -328,7 +375,7 @@ impl Sync {
             let state = self.state_of_losers_and_parents(connection, entries, &won).await?;
             let orphans = orphans(entries, &won, &state);
             if !orphans.is_empty() {
-                let objects = orphans.keys().copied().collect();
+                let objects: Vec<&ObjectRef> = orphans.keys().copied().collect();
                 guard::cascade(connection, &self.env, question, &objects).await?;
             }
             for entry in entries {
@@ -336,39 +383,30 @@ impl Sync {
                     result.insert(&entry.object, ending);
                 }
             }
+            let pass = Pass { question, batch, entries, won: &won, orphans: &orphans };
             let mut audits: Vec<Audit<'_>> = Vec::new();
-            self.write_present(
-                connection,
-                question,
-                batch,
-                entries,
-                &won,
-                &orphans,
-                &mut audits,
-                &mut result,
-            )
-            .await?;
-            let cascaded = self
-                .bury_gone(connection, question, batch, entries, &won, &orphans, &mut audits, &mut result)
-                .await?;
-            let mut audits = audits;
-            audits.extend(cascaded.iter().map(|(parent, object, event)| Audit {
+            self.write_present(connection, &pass, &mut audits, &mut result).await?;
+            let cascaded = self.bury_gone(connection, &pass, &mut audits, &mut result).await?;
+            let mut log = audits;
+            log.extend(cascaded.iter().map(|(parent, object, event)| Audit {
                 object,
                 action: Action::Deleted,
                 changes: json!({}),
                 event: *event,
                 cause: Some(parent.to_string()),
             }));
-            if !audits.is_empty() {
-                ledger::audit(connection, &self.env, question.fence, question.at, &audits).await?;
+            if !log.is_empty() {
+                ledger::audit(connection, &self.env, question.fence, question.at, &log).await?;
             }
         }
         let mut endings = BTreeMap::new();
         for entry in entries {
             let ending = match (&entry.verdict, result.remove(&entry.object)) {
                 (Verdict::Wait(failure), _) => Ending::Fails(failure.clone()),
+                (_, Some(Ending::Ends(..))) if let Some(failure) = &entry.held_back => {
+                    Ending::Fails(failure.clone())
+                }
                 (Verdict::Missing, None) => Ending::Fails(Failure::Unconfirmed),
-                (_, Some(Ending::Ends(..))) if !entry.complete => Ending::Fails(Failure::Unconfirmed),
                 (_, Some(ending)) => ending,
                 (_, None) => Ending::Ends(Outcome::Superseded, Some("later_answer")),
             };
@@ -394,7 +432,10 @@ impl Sync {
         for entry in entries {
             match &entry.verdict {
                 Verdict::Wait(_) => {}
-                Verdict::Present(record) if won.contains_key(&entry.object) => wanted.extend(&record.parents),
+                // A parent that this very transaction won is known.
+                Verdict::Present(record) if won.contains_key(&entry.object) => {
+                    wanted.extend(record.parents.iter().filter(|parent| !won.contains_key(parent)));
+                }
                 _ if won.contains_key(&entry.object) => {}
                 _ => {
                     wanted.insert(&entry.object);
@@ -408,18 +449,14 @@ impl Sync {
         guard::known(connection, &self.env, &wanted).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one step of a transaction, cut out to be read")]
     async fn write_present<'a>(
         &self,
         connection: &mut PgConnection,
-        question: Question,
-        batch: &'a [Delivered],
-        entries: &'a [Entry],
-        won: &guard::Won,
-        orphans: &HashMap<&ObjectRef, &ObjectRef>,
+        pass: &Pass<'a, '_>,
         audits: &mut Vec<Audit<'a>>,
         result: &mut BTreeMap<&'a ObjectRef, Ending>,
     ) -> sqlx::Result<()> {
+        let Pass { question, batch, entries, won, orphans } = *pass;
         let present: Vec<(&Entry, &Record)> = entries
             .iter()
             .filter_map(|entry| match &entry.verdict {
@@ -474,18 +511,14 @@ impl Sync {
 
     /// Turns what is gone into tombstones, and takes along what hangs on it. Returns what was taken
     /// along: parent, object, and the event that started it.
-    #[expect(clippy::too_many_arguments, reason = "one step of a transaction, cut out to be read")]
     async fn bury_gone<'a>(
         &self,
         connection: &mut PgConnection,
-        question: Question,
-        batch: &'a [Delivered],
-        entries: &'a [Entry],
-        won: &guard::Won,
-        orphans: &HashMap<&'a ObjectRef, &'a ObjectRef>,
+        pass: &Pass<'a, '_>,
         audits: &mut Vec<Audit<'a>>,
         result: &mut BTreeMap<&'a ObjectRef, Ending>,
     ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef, Option<&'a Event>)>> {
+        let Pass { question, batch, entries, won, orphans } = *pass;
         let gone: Vec<&Entry> = entries
             .iter()
             .filter(|entry| {
@@ -511,7 +544,7 @@ impl Sync {
             let event = credited(entry, batch);
             events.insert(entry.object.clone(), event);
             if were_live.contains(&entry.object) {
-                let parent = entry.cause.as_ref().or_else(|| orphans.get(&entry.object).copied());
+                let parent = orphans.get(&entry.object);
                 audits.push(Audit {
                     object: &entry.object,
                     action: Action::Deleted,
@@ -525,21 +558,23 @@ impl Sync {
         let mut parents: Vec<ObjectRef> = objects.into_iter().cloned().collect();
         while !parents.is_empty() {
             let borrowed: Vec<&ObjectRef> = parents.iter().collect();
-            let mut dependants = kinds::dependants(connection, &borrowed).await?;
+            let mut dependants = kinds::dependants(connection, &borrowed, true).await?;
             dependants.sort_by(|(_, a), (_, b)| a.cmp(b));
             dependants.dedup_by(|(_, a), (_, b)| a == b);
             if dependants.is_empty() {
                 break;
             }
-            let taken: HashSet<&ObjectRef> = dependants.iter().map(|(_, object)| object).collect();
-            guard::cascade(connection, &self.env, question, &taken).await?;
             let taken: Vec<&ObjectRef> = dependants.iter().map(|(_, object)| object).collect();
-            kinds::bury(connection, question.at, &taken).await?;
+            guard::cascade(connection, &self.env, question, &taken).await?;
+            let buried: HashSet<ObjectRef> =
+                kinds::bury(connection, question.at, &taken).await?.into_iter().collect();
             parents = dependants.iter().map(|(_, object)| object.clone()).collect();
             for (parent, object) in dependants {
                 let event = events.get(&parent).copied().flatten();
                 events.insert(object.clone(), event);
-                cascaded.push((parent, object, event));
+                if buried.contains(&object) {
+                    cascaded.push((parent, object, event));
+                }
             }
         }
         Ok(cascaded)
@@ -555,22 +590,11 @@ fn credited<'a>(entry: &Entry, batch: &'a [Delivered]) -> Option<&'a Event> {
 /// what is known.
 fn merge_embedded(entries: &mut BTreeMap<ObjectRef, Entry>, embedded: Vec<Record>) {
     for record in embedded {
-        match entries.get_mut(&record.object) {
-            Some(entry) if matches!(entry.verdict, Verdict::Wait(_)) && entry.events.is_empty() => {
-                entry.verdict = Verdict::Present(Box::new(record));
-            }
-            Some(_) => {}
-            None => {
-                let entry = Entry {
-                    object: record.object.clone(),
-                    verdict: Verdict::Present(Box::new(record)),
-                    complete: true,
-                    cause: None,
-                    known: None,
-                    events: Vec::new(),
-                };
-                entries.insert(entry.object.clone(), entry);
-            }
+        let entry = entries
+            .entry(record.object.clone())
+            .or_insert_with_key(|object| Entry::asked(object.clone(), None));
+        if matches!(entry.verdict, Verdict::Wait(_)) && entry.events.is_empty() {
+            entry.verdict = Verdict::Present(Box::new(record));
         }
     }
 }
@@ -579,55 +603,40 @@ fn merge_embedded(entries: &mut BTreeMap<ObjectRef, Entry>, embedded: Vec<Record
 /// until it is certain what became of the domain.
 fn hold_back_suspicious(entries: &mut BTreeMap<ObjectRef, Entry>, suspicions: &[(ObjectRef, ObjectRef)]) {
     for (organization, domain) in suspicions {
-        let uncertain = entries
-            .get(domain)
-            .is_some_and(|entry| matches!(entry.verdict, Verdict::Missing | Verdict::Wait(_)));
-        if uncertain && let Some(entry) = entries.get_mut(organization) {
-            entry.complete = false;
+        let uncertain = entries.get(domain).and_then(|entry| match &entry.verdict {
+            Verdict::Missing => Some(Failure::Unconfirmed),
+            Verdict::Wait(failure) => Some(failure.clone()),
+            Verdict::Present(_) | Verdict::Gone(_) => None,
+        });
+        if uncertain.is_some()
+            && let Some(entry) = entries.get_mut(organization)
+        {
+            entry.held_back = uncertain;
         }
     }
 }
 
-/// A live object needs its parents: one whose parent is gone goes with it, one whose parent could not
-/// be had waits.
-fn depend_on_parents(entries: &mut BTreeMap<ObjectRef, Entry>, parents: &HashMap<ObjectRef, Known>) {
-    enum Fate {
-        Gone(ObjectRef),
-        Waits(Failure),
-    }
+/// A live object needs its parents: one whose parent could not be had waits. (One whose parent is gone is
+/// found out when the parent is claimed or held, because only then is it certain.)
+fn wait_for_parents(entries: &mut BTreeMap<ObjectRef, Entry>) {
     let keys: Vec<ObjectRef> = entries.keys().cloned().collect();
-    // Parents stand before children, so a parent's fate is settled when its children are looked at.
+    // Parents stand before children, so what a parent waits for is known when its children are looked at.
     for key in keys {
         let Some(Entry { verdict: Verdict::Present(record), .. }) = entries.get(&key) else { continue };
-        let fate = record.parents.iter().find_map(|parent| match entries.get(parent) {
-            Some(entry) => match &entry.verdict {
-                Verdict::Present(_) => None,
-                Verdict::Gone(_) => Some(Fate::Gone(parent.clone())),
-                // It stands in the mirror already: what is asked about it now does not hold up its children.
-                Verdict::Missing | Verdict::Wait(_)
-                    if entry
-                        .known
-                        .as_ref()
-                        .is_some_and(|known| known.has_row && known.deleted_by.is_none()) =>
-                {
-                    None
-                }
-                Verdict::Missing => Some(Fate::Waits(Failure::ParentWaits(parent.clone()))),
-                Verdict::Wait(failure) => Some(Fate::Waits(failure.clone())),
-            },
-            None => {
-                let known = parents.get(parent)?;
-                known.deleted_by.is_some().then(|| Fate::Gone(parent.clone()))
+        let waits = record.parents.iter().find_map(|parent| {
+            let entry = entries.get(parent)?;
+            // It stands in the mirror already: what is asked about it now does not hold up its children.
+            if entry.known.as_ref().is_some_and(|known| known.has_row && known.deleted_by.is_none()) {
+                return None;
+            }
+            match &entry.verdict {
+                Verdict::Present(_) | Verdict::Gone(_) => None,
+                Verdict::Missing => Some(Failure::ParentWaits(parent.clone())),
+                Verdict::Wait(failure) => Some(failure.clone()),
             }
         });
-        let Some(entry) = entries.get_mut(&key) else { continue };
-        match fate {
-            None => {}
-            Some(Fate::Gone(parent)) => {
-                entry.verdict = Verdict::Gone(DeletedBy::Cascade);
-                entry.cause = Some(parent);
-            }
-            Some(Fate::Waits(failure)) => entry.verdict = Verdict::Wait(failure),
+        if let (Some(failure), Some(entry)) = (waits, entries.get_mut(&key)) {
+            entry.verdict = Verdict::Wait(failure);
         }
     }
 }
@@ -642,7 +651,7 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
                 for parent in &record.parents {
                     claims.entry(parent).or_insert(Claim::Hold);
                 }
-                Claim::Present { updated_at: record.row.updated_at(), complete: entry.complete }
+                Claim::Present { updated_at: record.row.updated_at(), complete: entry.held_back.is_none() }
             }
             Verdict::Gone(by) => Claim::Gone(*by),
             Verdict::Missing => Claim::Missing,
@@ -653,44 +662,61 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
     claims.into_iter().collect()
 }
 
-/// Who won, but whose parent went away between the question and the claim.
+/// Who won, but whose parent is gone, with that parent. Decided while the parents are locked.
 fn orphans<'a>(
     entries: &'a [Entry],
     won: &guard::Won,
     state: &HashMap<ObjectRef, Known>,
 ) -> HashMap<&'a ObjectRef, &'a ObjectRef> {
+    let buried: HashSet<&ObjectRef> = entries
+        .iter()
+        .filter(|entry| matches!(entry.verdict, Verdict::Gone(_)) && won.contains_key(&entry.object))
+        .map(|entry| &entry.object)
+        .collect();
     entries
         .iter()
         .filter(|entry| won.contains_key(&entry.object))
         .filter_map(|entry| {
             let Verdict::Present(record) = &entry.verdict else { return None };
-            let gone = record
-                .parents
-                .iter()
-                .find(|parent| state.get(parent).is_some_and(|known| known.deleted_by.is_some()))?;
+            let gone = record.parents.iter().find(|parent| {
+                buried.contains(parent) || state.get(*parent).is_some_and(|known| known.deleted_by.is_some())
+            })?;
             Some((&entry.object, gone))
         })
         .collect()
 }
 
-/// How an entry ends that lost the guard.
+/// How an entry ends that lost the guard. A later question answered it, unless what that question was told
+/// is older than what this event or this answer says: then WorkOS must be asked again.
 fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> Option<Ending> {
-    if won.contains_key(&entry.object) || matches!(entry.verdict, Verdict::Wait(_)) {
+    if won.contains_key(&entry.object) {
         return None;
     }
     let state = state.get(&entry.object)?;
-    Some(match &entry.verdict {
-        Verdict::Present(record)
-            if state.deleted_by.is_none()
-                && matches!((record.row.updated_at(), state.updated_at), (Some(answered), Some(stored)) if answered < stored) =>
-        {
+    let answered = match &entry.verdict {
+        Verdict::Wait(_) => return None,
+        Verdict::Present(record) => record.row.updated_at(),
+        Verdict::Gone(_) if state.deleted_by.is_none() => return Some(Ending::Fails(Failure::Unconfirmed)),
+        Verdict::Gone(_) => return Some(Ending::Ends(Outcome::Unchanged, Some("already_deleted"))),
+        Verdict::Missing => None,
+    };
+    Some(match state.deleted_by {
+        // A tombstone that may be wrong, and an answer that says so, only older than what was known.
+        Some(DeletedBy::Answer | DeletedBy::Cascade) if answered.is_some() && answered < state.updated_at => {
             Ending::Fails(Failure::StaleRead)
         }
-        Verdict::Gone(_) if state.deleted_by.is_none() => Ending::Fails(Failure::Unconfirmed),
-        Verdict::Gone(_) => Ending::Ends(Outcome::Unchanged, Some("already_deleted")),
-        _ if state.deleted_by.is_some() => Ending::Ends(Outcome::Superseded, Some("deleted")),
-        _ => Ending::Ends(Outcome::Superseded, Some("later_answer")),
+        Some(_) => Ending::Ends(Outcome::Superseded, Some("deleted")),
+        None if entry.said.max(answered) > state.updated_at => Ending::Fails(Failure::StaleRead),
+        None => Ending::Ends(Outcome::Superseded, Some("later_answer")),
     })
+}
+
+/// A question to Postgres that does not wait for ever.
+async fn within_time<T>(question: impl Future<Output = sqlx::Result<T>>) -> Result<T, Trouble> {
+    match tokio::time::timeout(database::TIMEOUT, question).await {
+        Ok(answer) => answer.map_err(Trouble::from),
+        Err(_) => Err(Trouble::Unavailable),
+    }
 }
 
 impl From<database::Trouble> for Failure {

@@ -135,11 +135,17 @@ impl Column for Texts {
 }
 
 /// Declares the columns of a kind, once: the row, its comparison, and the arrays that carry many
-/// rows to one statement. `personal` marks a column whose values the audit log redacts.
+/// rows to one statement. `personal` marks a column whose values the audit log redacts, `derived` one
+/// that follows the row of another object and so is not compared with the answer.
 macro_rules! columns {
+    (@name $name:ident personal) => { stringify!($name) };
+    (@name $name:ident derived) => { "" };
+    (@compared derived) => { false };
+    (@compared personal) => { true };
+    (@compared) => { true };
     (
         $(#[$doc:meta])*
-        $( $name:ident : $column:ident $( $personal:ident )? , )+
+        $( $name:ident : $column:ident $( $marker:ident )? , )+
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -176,7 +182,7 @@ macro_rules! columns {
                 let mut changes = Vec::new();
                 $(
                     let before = old.and_then(|old| old.$name.as_ref());
-                    if self.$name.as_ref() != before {
+                    if $crate::object::columns::columns!(@compared $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
                             column: stringify!($name),
                             old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
@@ -196,7 +202,7 @@ macro_rules! columns {
         }
 
         /// Columns with personal values.
-        pub const PERSONAL: &[&str] = &[ $( $( { let $personal = stringify!($name); $personal }, )? )+ ];
+        pub const PERSONAL: &[&str] = &[ $( $( $crate::object::columns::columns!(@name $name $marker), )? )+ ];
 
         /// Many rows, column by column.
         struct Columns<'a> {

@@ -225,16 +225,17 @@ macro_rules! kinds {
             Ok(buried)
         }
 
-        /// The live rows that go when these go, each with the parent that takes it along.
+        /// What hangs on these objects, each with its parent: the live rows, or the tombstones.
         pub async fn dependants(
             connection: &mut PgConnection,
             objects: &[&ObjectRef],
+            live: bool,
         ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
             let mut dependants = Vec::new();
             $(
                 let ids = ids_of(objects, Kind::$kind);
                 if !ids.is_empty() {
-                    let of_kind = $module::dependants(&mut *connection, &ids).await?;
+                    let of_kind = $module::dependants(&mut *connection, &ids, live).await?;
                     dependants.extend(
                         of_kind.into_iter().map(|(parent, object)| (ObjectRef::new(Kind::$kind, parent), object)),
                     );

@@ -13,8 +13,8 @@ use super::{Answered, segment};
 columns! {
     /// A row of `workos.organizations`.
     name: Text,
-    external_id: Text,
-    metadata: Document,
+    external_id: Text personal,
+    metadata: Document personal,
     stripe_customer_id: Text,
     allow_profiles_outside_organization: Flag,
     created_at: Time,
@@ -91,6 +91,7 @@ pub(super) async fn write(
             FROM incoming
             WHERE membership.organization_id = incoming.id
               AND membership.organization_name IS NOT NULL
+              AND incoming.name IS NOT NULL
               AND membership.organization_name IS DISTINCT FROM incoming.name
         )
         INSERT INTO workos.organizations (
@@ -150,20 +151,22 @@ pub(super) async fn bury(
     .await
 }
 
-/// What an organization takes along when it goes: its domains and memberships.
+/// What hangs on an organization: its domains and memberships, live ones or tombstones.
 pub(super) async fn dependants(
     connection: &mut PgConnection,
     ids: &[String],
+    live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let mut dependants = domains(&mut *connection, ids).await?;
+    let mut dependants = domains(&mut *connection, ids, live).await?;
     let memberships = sqlx::query!(
         r#"
         SELECT id, organization_id AS "parent!"
         FROM workos.organization_memberships
-        WHERE organization_id = ANY($1) AND _deleted_at IS NULL
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
         ORDER BY id
         "#,
-        ids
+        ids,
+        live
     )
     .fetch_all(connection)
     .await?;
@@ -173,20 +176,22 @@ pub(super) async fn dependants(
     Ok(dependants)
 }
 
-/// The domains that the mirror has for these organizations: an answer that lacks one of them puts
+/// The domains that the mirror has for these organizations: an answer that lacks a live one of them puts
 /// it under suspicion.
 pub async fn domains(
     connection: &mut PgConnection,
     ids: &[String],
+    live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
     let rows = sqlx::query!(
         r#"
         SELECT id, organization_id AS "parent!"
         FROM workos.organization_domains
-        WHERE organization_id = ANY($1) AND _deleted_at IS NULL
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
         ORDER BY id
         "#,
-        ids
+        ids,
+        live
     )
     .fetch_all(connection)
     .await?;

@@ -130,11 +130,12 @@ pub(super) async fn bury(
     .await
 }
 
-/// A domain takes nothing along.
+/// Nothing hangs on a domain.
 #[expect(clippy::unused_async, reason = "every kind answers in the same form")]
 pub(super) async fn dependants(
     _connection: &mut PgConnection,
     _ids: &[String],
+    _live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
     Ok(Vec::new())
 }

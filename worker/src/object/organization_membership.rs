@@ -14,7 +14,7 @@ columns! {
     /// A row of `workos.organization_memberships`.
     user_id: Text,
     organization_id: Text,
-    organization_name: Text,
+    organization_name: Text derived,
     status: Text,
     directory_managed: Flag,
     custom_attributes: Document personal,
@@ -163,11 +163,12 @@ pub(super) async fn bury(
     .await
 }
 
-/// A membership takes nothing along.
+/// Nothing hangs on a membership.
 #[expect(clippy::unused_async, reason = "every kind answers in the same form")]
 pub(super) async fn dependants(
     _connection: &mut PgConnection,
     _ids: &[String],
+    _live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
     Ok(Vec::new())
 }

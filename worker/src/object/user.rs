@@ -17,7 +17,7 @@ columns! {
     name: Text personal,
     profile_picture_url: Text personal,
     email_verified: Flag,
-    external_id: Text,
+    external_id: Text personal,
     metadata: Document personal,
     last_sign_in_at: Time,
     locale: Text,
@@ -177,19 +177,21 @@ pub(super) async fn bury(
     .await
 }
 
-/// What a user takes along when it goes: its memberships.
+/// What hangs on a user: its memberships, live ones or tombstones.
 pub(super) async fn dependants(
     connection: &mut PgConnection,
     ids: &[String],
+    live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
     let rows = sqlx::query!(
         r#"
         SELECT id, user_id AS "parent!"
         FROM workos.organization_memberships
-        WHERE user_id = ANY($1) AND _deleted_at IS NULL
+        WHERE user_id = ANY($1) AND (_deleted_at IS NULL) = $2
         ORDER BY id
         "#,
-        ids
+        ids,
+        live
     )
     .fetch_all(connection)
     .await?;

@@ -69,6 +69,8 @@ impl WorkOs {
         rate: Rate,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
+        // One TLS implementation for everything; a second call finds the first one's choice.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()))
             .context("WORKOS_API_KEY holds characters that a header cannot carry")?;
@@ -132,7 +134,7 @@ impl WorkOs {
                     | Failure::ServerFault { status: 500..=599 }
                     | Failure::RateLimited { retry_after: None }
             );
-            if !passing || attempt > TRIES_IN_PASS {
+            if !passing || attempt >= TRIES_IN_PASS {
                 return Reply { object: object.clone(), answer: Err(failure), embedded };
             }
             tokio::time::sleep(backoff::in_pass(attempt)).await;
@@ -142,17 +144,19 @@ impl WorkOs {
 
     /// One request; `None` is 404.
     async fn get(&self, object: &ObjectRef) -> Result<Option<Vec<Record>>, Failure> {
-        let waited = self.budget.admit().await?;
-        self.metrics.rate_limit_wait(waited);
+        // The permit first: it is handed out in order, so that few requests at a time wait for the budget.
         // The semaphore is never closed.
         let _permit = self.in_flight.acquire().await.map_err(|_| Failure::Unreachable)?;
+        let waited = self.budget.admit().await?;
+        self.metrics.rate_limit_wait(waited);
         let url = format!("{}{}", self.base, object::path(object));
         let response = match self.client.get(url).send().await {
             Ok(response) => response,
             Err(error) => {
                 self.metrics.workos_request(object.kind, "error");
+                let failure = if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable };
                 tracing::debug!(error = %error.without_url(), object.kind = %object.kind, "no answer from WorkOS");
-                return Err(Failure::Unreachable);
+                return Err(failure);
             }
         };
         let status = response.status();
@@ -165,7 +169,15 @@ impl WorkOs {
                     Failure::NotUnderstood
                 })
             }
-            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::NOT_FOUND => {
+                let body = body_of(response).await?;
+                if speaks_for_workos(&body) {
+                    Ok(None)
+                } else {
+                    tracing::warn!("a 404 that is not from WorkOS's API, is WORKOS_API_BASE_URL right?");
+                    Err(Failure::ServerFault { status: 404 })
+                }
+            }
             StatusCode::TOO_MANY_REQUESTS => {
                 let retry_after = retry_after(response.headers());
                 self.budget.pause(retry_after);
@@ -201,6 +213,12 @@ async fn body_of(mut response: reqwest::Response) -> Result<Bytes, Failure> {
         }
     }
     Ok(whole.map(Bytes::from).or(first).unwrap_or_default())
+}
+
+/// Whether a 404 is WorkOS's word about an object: JSON, `{"message": ...}` as documented. A page of HTML is
+/// a proxy's or another server's, and must not make tombstones.
+fn speaks_for_workos(body: &[u8]) -> bool {
+    body.is_empty() || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body).is_ok()
 }
 
 /// `Retry-After` in seconds. WorkOS documents neither its presence nor its form; its SDKs read

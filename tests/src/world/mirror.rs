@@ -1,0 +1,192 @@
+//! The one comparison of the mirror with WorkOS.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use shared::id::Kind;
+use shared::timestamp;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::sim::Sim;
+
+/// The typed columns of the mirror as its migrations made them, before an application added its own.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// By table: name and type of each column.
+    columns: BTreeMap<String, Vec<(String, Type)>>,
+}
+
+/// How two values are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    /// As instants, to the millisecond.
+    Time,
+    /// As they are; JSON by structure.
+    Plain,
+}
+
+/// The table of a kind.
+#[must_use]
+pub const fn table(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Organization => "organizations",
+        Kind::User => "users",
+        Kind::OrganizationDomain => "organization_domains",
+        Kind::OrganizationMembership => "organization_memberships",
+    }
+}
+
+/// What WorkOS says about a column. Its name is the name of the field, with few exceptions.
+fn said(kind: Kind, column: &str, object: &Value) -> Value {
+    match (kind, column) {
+        (Kind::OrganizationMembership, "role_slug") => object["role"]["slug"].clone(),
+        (Kind::OrganizationMembership, "role_slugs") => match object["roles"].as_array() {
+            Some(roles) => roles.iter().map(|role| role["slug"].clone()).collect(),
+            // An answer without the list has the one role.
+            None => {
+                object["role"]["slug"].as_str().map_or(Value::Null, |slug| Value::from([slug].as_slice()))
+            }
+        },
+        _ => object[column].clone(),
+    }
+}
+
+/// The columns of a profile that follow its user, and the user's fields.
+const PROFILE: [(&str, &str); 3] =
+    [("first_name", "first_name"), ("last_name", "last_name"), ("avatar_url", "profile_picture_url")];
+
+impl Mirror {
+    /// Looks which columns there are.
+    pub async fn read(pool: &PgPool) -> anyhow::Result<Self> {
+        let found: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT table_name::text, column_name::text, data_type::text
+               FROM information_schema.columns
+              WHERE table_schema = 'workos'
+                AND left(column_name, 1) <> '_'
+              ORDER BY table_name, ordinal_position",
+        )
+        .fetch_all(pool)
+        .await
+        .context("failed to read the columns of the mirror")?;
+        let mut columns: BTreeMap<String, Vec<(String, Type)>> = BTreeMap::new();
+        for (table, column, data_type) in found {
+            let data_type = if data_type.starts_with("timestamp") { Type::Time } else { Type::Plain };
+            columns.entry(table).or_default().push((column, data_type));
+        }
+        Ok(Self { columns })
+    }
+
+    /// What differs between the live rows of `env` and the objects of WorkOS, a sentence each.
+    pub async fn differences(&self, pool: &PgPool, sim: &Sim, env: &str) -> anyhow::Result<Vec<String>> {
+        let mut differences = Vec::new();
+        for kind in Kind::ALL {
+            let table = table(kind);
+            let rows = live_rows(pool, table, env).await?;
+            let objects = by_id(sim.all(kind));
+            differences.extend(one_sided(table, &rows, &objects));
+            for (id, object) in &objects {
+                let Some(row) = rows.get(id) else { continue };
+                for (column, data_type) in self.columns.get(table).into_iter().flatten() {
+                    let (here, there) = (&row[column], said(kind, column, object));
+                    differences.extend(unlike(table, id, column, *data_type, here, &there));
+                }
+            }
+            if kind == Kind::User {
+                differences.extend(profiles(&live_rows(pool, "profiles", env).await?, &objects));
+            }
+        }
+        Ok(differences)
+    }
+}
+
+/// The row of an object, live or tombstone.
+pub async fn row(pool: &PgPool, kind: Kind, id: &str) -> anyhow::Result<Option<Value>> {
+    let table = table(kind);
+    sqlx::query_scalar(AssertSqlSafe(format!("SELECT to_jsonb(t) FROM workos.{table} t WHERE id = $1")))
+        .bind(id)
+        .fetch_optional(pool)
+        .await
+        .with_context(|| format!("failed to read workos.{table}"))
+}
+
+/// Differences as a list for people, not longer than anybody reads.
+#[must_use]
+pub fn listing(differences: &[String]) -> String {
+    const SHOWN: usize = 40;
+    let mut text = format!("the mirror differs from WorkOS in {} places:\n", differences.len());
+    for difference in differences.iter().take(SHOWN) {
+        text.push_str("    ");
+        text.push_str(difference);
+        text.push('\n');
+    }
+    if differences.len() > SHOWN {
+        text.push_str("    ...\n");
+    }
+    text
+}
+
+async fn live_rows(pool: &PgPool, table: &str, env: &str) -> anyhow::Result<BTreeMap<String, Value>> {
+    let rows: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT to_jsonb(t) FROM workos.{table}_live t WHERE _env = $1"
+    )))
+    .bind(env)
+    .fetch_all(pool)
+    .await
+    .with_context(|| format!("failed to read workos.{table}_live"))?;
+    Ok(by_id(rows))
+}
+
+fn by_id(objects: Vec<Value>) -> BTreeMap<String, Value> {
+    objects.into_iter().map(|object| (object["id"].as_str().unwrap_or_default().to_owned(), object)).collect()
+}
+
+/// Objects without a row, and rows without an object.
+fn one_sided(
+    table: &str,
+    rows: &BTreeMap<String, Value>,
+    objects: &BTreeMap<String, Value>,
+) -> impl Iterator<Item = String> {
+    let here: BTreeSet<&String> = rows.keys().collect();
+    let there: BTreeSet<&String> = objects.keys().collect();
+    let missing: Vec<String> = there
+        .difference(&here)
+        .map(|id| format!("{table} {id}: WorkOS has it, the mirror does not"))
+        .collect();
+    let extra: Vec<String> = here
+        .difference(&there)
+        .map(|id| format!("{table} {id}: the mirror has it, WorkOS does not"))
+        .collect();
+    missing.into_iter().chain(extra)
+}
+
+fn profiles(rows: &BTreeMap<String, Value>, users: &BTreeMap<String, Value>) -> Vec<String> {
+    let mut differences: Vec<String> = one_sided("profiles", rows, users).collect();
+    for (id, user) in users {
+        let Some(row) = rows.get(id) else { continue };
+        for (column, field) in PROFILE {
+            differences.extend(unlike("profiles", id, column, Type::Plain, &row[column], &user[field]));
+        }
+    }
+    differences
+}
+
+fn unlike(
+    table: &str,
+    id: &str,
+    column: &str,
+    data_type: Type,
+    here: &Value,
+    there: &Value,
+) -> Option<String> {
+    let same = match data_type {
+        Type::Plain => here == there,
+        Type::Time => instant(here) == instant(there),
+    };
+    (!same).then(|| format!("{table} {id}: {column} is {here} in the mirror and {there} in WorkOS"))
+}
+
+/// A time that cannot be read is compared as it is.
+fn instant(value: &Value) -> Result<chrono::DateTime<chrono::Utc>, &Value> {
+    value.as_str().and_then(timestamp::parse).ok_or(value)
+}

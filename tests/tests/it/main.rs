@@ -1,0 +1,18 @@
+//! Stories in a real world: real Postgres, real JetStream, the real programs, a stand-in WorkOS.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "in a story, a failure of the world is a failure of the story"
+)]
+
+mod convergence;
+mod crash;
+mod harness;
+mod ledger;
+mod main_path;
+mod order;
+mod privacy;
+mod programs;
+mod services;
+mod trouble;
