@@ -101,7 +101,7 @@ async fn converges(seed: u64) {
         .workers(3)
         .env("SYNC_ACK_WAIT", "2s")
         .env("SYNC_RATE_LIMIT", "off")
-        .patience(Duration::from_secs(240))
+        .patience(Duration::from_mins(4))
         .start()
         .await;
     let total = changes();

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use shared::id::Kind;
+use support::sim::Knobs;
 use support::world::World;
 
 use crate::ledger::{audits, outcome};
@@ -260,8 +261,7 @@ async fn a_stream_that_is_made_anew_hides_no_event() {
 
 #[tokio::test]
 async fn a_deleted_user_takes_its_memberships_along_without_their_own_events() {
-    let mut knobs = support::sim::Knobs::default();
-    knobs.cascade_events = false;
+    let knobs = Knobs { cascade_events: false, ..Knobs::default() };
     let world = World::builder().knobs(knobs).start().await;
     let sim = world.sim();
     let (ada, acme) = (sim.user("ada@example.com"), sim.organization("Acme"));

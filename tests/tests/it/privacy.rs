@@ -1,5 +1,7 @@
 //! Secrets never leave, and people's data stays out of broker, logs and metrics.
 
+use std::fmt::Write as _;
+
 use futures_util::StreamExt as _;
 use serde_json::json;
 use shared::id::Kind;
@@ -31,12 +33,8 @@ async fn messages(world: &World) -> String {
     let mut sequences = futures_util::stream::iter(1..=last);
     while let Some(sequence) = sequences.next().await {
         let message = stream.get_raw_message(sequence).await.expect("the message");
-        text.push_str(&format!(
-            "{} {:?} {}\n",
-            message.subject,
-            message.headers,
-            String::from_utf8_lossy(&message.payload)
-        ));
+        let payload = String::from_utf8_lossy(&message.payload);
+        writeln!(text, "{} {:?} {payload}", message.subject, message.headers).expect("a String takes it");
     }
     text
 }
