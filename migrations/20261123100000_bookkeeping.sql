@@ -61,7 +61,8 @@ CREATE TABLE workos_sync.events (
     PRIMARY KEY (env, id)
 ) WITH (fillfactor = 85);
 
-CREATE INDEX events_by_object ON workos_sync.events (env, object_id);
+-- Not by environment first: the lookup by event id must never find this index as good as its own.
+CREATE INDEX events_by_object ON workos_sync.events (object_id);
 CREATE INDEX events_open ON workos_sync.events (env, received_at) WHERE outcome IS NULL;
 
 COMMENT ON TABLE workos_sync.events IS 'The ledger: one row per event id. Every event ends in exactly one outcome.';
@@ -99,7 +100,7 @@ CREATE TABLE workos_sync.audit_log (
     cause     text
 );
 
-CREATE INDEX audit_log_by_object ON workos_sync.audit_log (env, object_id, id);
+CREATE INDEX audit_log_by_object ON workos_sync.audit_log (object_id, id);
 
 COMMENT ON TABLE workos_sync.audit_log IS 'One row per real change of the mirror. The application reads, the sync writes, nobody updates.';
 COMMENT ON COLUMN workos_sync.audit_log.id IS 'Order of the changes.';

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::database::Trouble;
 use crate::guard::Life;
 use crate::metrics::Metrics;
-use crate::process::{self, Delivery};
+use crate::process::{self, Begun, Delivery};
 use crate::sync::Sync;
 use crate::{backoff, database};
 
@@ -32,8 +32,8 @@ use crate::{backoff, database};
 const MAX_ACK_PENDING: i64 = 10_000;
 /// How long one pull request stands before it is renewed; also how soon a lost consumer is noticed.
 const PULL_EXPIRES: Duration = Duration::from_secs(10);
-/// Batches that may be in flight before a batch waits for company: one asks while another writes.
-const BUSY: usize = 2;
+/// Batches in flight, the next one included, before a batch waits for company: alone it leaves at once.
+const BUSY: usize = 1;
 /// Deliveries that may wait because their object is being asked for by a batch in flight, in full batches.
 const PARKED_BATCHES: usize = 4;
 /// How long the batches in hand have to finish once the program is to leave.
@@ -116,6 +116,10 @@ async fn pause(delay: Duration, stop: &CancellationToken) {
 /// The life of a stream, to the microsecond that Postgres keeps.
 fn life_of(info: &jetstream::stream::Info) -> Life {
     info.created.trunc_subsecs(6)
+}
+
+fn last_of(info: &jetstream::stream::Info) -> i64 {
+    i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX)
 }
 
 /// One batch at a time per object, within this process.
@@ -220,11 +224,12 @@ struct Consumer {
     tasks: TaskTracker,
 }
 
-/// A pull subscription, and the life of the stream sampled before it began.
+/// A pull subscription, and the life and last sequence of the stream sampled before it began.
 struct Subscription {
     messages: pull::Stream,
     stream: Arc<Stream<()>>,
     life: Life,
+    last: i64,
     /// The stream was made anew under our feet.
     reborn: Arc<Notify>,
 }
@@ -253,9 +258,8 @@ impl Consumer {
             )
             .await
             .with_context(|| format!("failed to create the consumer {name}"))?;
-        // The life is sampled before anything is pulled: a batch whose life is the same afterwards was
-        // pulled within it.
-        let life = life_of(&stream.get_info().await.context("failed to ask the broker about the stream")?);
+        // Sampled before anything is pulled: when the life is the same afterwards, all was pulled within it.
+        let info = stream.get_info().await.context("failed to ask the broker about the stream")?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(self.batch_max)
@@ -265,7 +269,13 @@ impl Consumer {
             .await
             .context("failed to pull")?;
         tracing::info!(consumer = name, durability = %facts.durability(), "subscribed");
-        Ok(Subscription { messages, stream: Arc::new(stream), life, reborn: Arc::new(Notify::new()) })
+        Ok(Subscription {
+            messages,
+            stream: Arc::new(stream),
+            life: life_of(&info),
+            last: last_of(&info),
+            reborn: Arc::new(Notify::new()),
+        })
     }
 
     /// Works on a subscription until it ends, and hands back what was pulled and not begun.
@@ -298,11 +308,15 @@ impl Consumer {
                 return Ok(());
             };
             let busy = self.lanes.occupy(&deliveries);
-            let life = Self::same_life(subscription);
+            let begun = Begun {
+                life: subscription.life,
+                last: subscription.last,
+                confirm: Self::same_life(subscription),
+            };
             let (sync, metrics, ack_wait) = (self.sync.clone(), self.metrics.clone(), self.ack_wait);
             let (readiness, database_down) = (self.readiness.clone(), self.database_down.clone());
             self.tasks.spawn(async move {
-                let batch = process::batch(&sync, &metrics, deliveries, life, ack_wait).await;
+                let batch = process::batch(&sync, &metrics, deliveries, begun, ack_wait).await;
                 drop(busy);
                 if let Err(trouble) = batch {
                     debug_assert_eq!(trouble, Trouble::Unavailable);
@@ -356,15 +370,13 @@ impl Consumer {
         ended
     }
 
-    /// The life of the stream, if it is still the one that the subscription began in, and its last sequence.
-    fn same_life(subscription: &Subscription) -> impl Future<Output = Option<(Life, i64)>> + Send + 'static {
+    /// The last sequence of the stream, if its life is still the one that the subscription began in.
+    fn same_life(subscription: &Subscription) -> impl Future<Output = Option<i64>> + Send + 'static {
         let (stream, before, reborn) =
             (subscription.stream.clone(), subscription.life, subscription.reborn.clone());
         async move {
             match stream.get_info().await {
-                Ok(info) if life_of(&info) == before => {
-                    Some((before, i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX)))
-                }
+                Ok(info) if life_of(&info) == before => Some(last_of(&info)),
                 Ok(_) => {
                     reborn.notify_one();
                     None

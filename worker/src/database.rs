@@ -14,6 +14,13 @@ const MIGRATIONS_TABLE: &str = "workos_sync._sqlx_migrations";
 /// Longest time a batch may take to look up, or to write, before Postgres counts as unavailable.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Every statement of the worker finds its rows by key, a few hundred at a time, whatever the statistics say.
+/// Planning such a statement takes longer than running it, so a plan is made once; and one that was made while
+/// the tables were empty must not read them from end to end when they are large: of all ways to join, only the
+/// one that looks up row by row is left. (What cannot go by an index still runs.)
+const SESSION: &str = "SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
+                       SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off";
+
 /// What an error of Postgres asks of us.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -67,6 +74,12 @@ pub fn pool(url: &Secret, connections: u32) -> anyhow::Result<PgPool> {
         .ok()
         .context("DATABASE_URL is malformed, wants postgres://user@host/database")?;
     Ok(PgPoolOptions::new()
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(SESSION).execute(connection).await?;
+                Ok(())
+            })
+        })
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         // A broken connection shows itself at the first statement; asking first would cost each batch

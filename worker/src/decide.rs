@@ -16,6 +16,9 @@ use crate::workos::Answer;
 /// asked again, so that the second question is not too early by a hair.
 pub const CONFIRM_AFTER: Duration = Duration::from_millis(2_500);
 
+/// Why an event is superseded that an answer covers.
+pub const COVERED: &str = "covered";
+
 /// Where an event stands before anything is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -70,7 +73,7 @@ pub fn standing(
     // An answer that is older than what this event says was a stale read: it does not cover it.
     let stale = matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
         && known.deleted_by.is_none();
-    if covered && !stale { Standing::Ends(Outcome::Superseded, "covered") } else { Standing::Asks }
+    if covered && !stale { Standing::Ends(Outcome::Superseded, COVERED) } else { Standing::Asks }
 }
 
 /// What an answer means for an object.
@@ -160,13 +163,14 @@ mod tests {
         Answer::Found(Box::new(records.remove(0)))
     }
 
-    const COVERED: Standing = Standing::Ends(Outcome::Superseded, "covered");
-
     #[test]
     fn an_event_that_an_answer_covers_is_superseded_without_asking() {
         let known = covering(10, Some(at(5)));
         let update = event("user.updated", Some(at(5)));
-        assert_eq!(standing(&update, 10, Some(at(1)), false, Some(&known)), COVERED);
+        assert_eq!(
+            standing(&update, 10, Some(at(1)), false, Some(&known)),
+            Standing::Ends(Outcome::Superseded, COVERED)
+        );
         assert_eq!(
             standing(&update, 11, Some(at(1)), false, Some(&known)),
             Standing::Asks,

@@ -91,9 +91,12 @@ pub async fn look_up(
                object.deleted_by AS "deleted_by?",
                object.has_row AS "has_row?"
         FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
-        LEFT JOIN workos_sync.events AS event ON event.env = $1 AND event.id = wanted.event_id
-        LEFT JOIN workos_sync.objects AS object
-               ON object.env = $1 AND object.kind = wanted.kind AND object.id = wanted.id
+        LEFT JOIN LATERAL (
+            SELECT outcome FROM workos_sync.events WHERE env = $1 AND id = wanted.event_id LIMIT 1
+        ) AS event ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM workos_sync.objects WHERE env = $1 AND kind = wanted.kind AND id = wanted.id LIMIT 1
+        ) AS object ON true
         ORDER BY wanted.position
         "#,
         env,
@@ -139,8 +142,9 @@ pub async fn known(
                object.deleted_by,
                object.has_row
         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (kind, id, position)
-        JOIN workos_sync.objects AS object
-          ON object.env = $1 AND object.kind = wanted.kind AND object.id = wanted.id
+        CROSS JOIN LATERAL (
+            SELECT * FROM workos_sync.objects WHERE env = $1 AND kind = wanted.kind AND id = wanted.id LIMIT 1
+        ) AS object
         "#,
         env,
         &kinds as _,
@@ -393,7 +397,10 @@ pub async fn unchanged(connection: &mut PgConnection, env: &str, objects: &[&Obj
         UPDATE workos_sync.objects AS object
         SET outcome = 'unchanged'
         FROM unnest($2::text[], $3::text[]) AS same (kind, id)
-        WHERE object.env = $1 AND object.kind = same.kind AND object.id = same.id
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM workos_sync.objects WHERE env = $1 AND kind = same.kind AND id = same.id LIMIT 1
+        ) AS claimed
+        WHERE object.ctid = claimed.ctid
         "#,
         env,
         &kinds as _,

@@ -12,7 +12,7 @@ use crate::crash;
 use crate::database::{self, Trouble};
 use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy};
-use crate::guard::{self, Covers, Known, Life, Question, Wanted};
+use crate::guard::{self, Covers, Found, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish};
@@ -126,14 +126,23 @@ fn unreadable(message: &Message, sequence: i64, published: chrono::DateTime<chro
     }
 }
 
-/// Carries a batch from start to finish and settles every delivery. `life` is the stream's life,
-/// when it was the same before the batch was pulled and after, and its last sequence. Returns what Postgres said when it was not
-/// available, so that the caller stops pulling.
+/// The stream as it was when the subscription began.
+pub struct Begun<C> {
+    /// Its life.
+    pub life: Life,
+    /// Its last sequence.
+    pub last: i64,
+    /// Asks the broker whether this is still its life, and for its last sequence by now.
+    pub confirm: C,
+}
+
+/// Carries a batch from start to finish and settles every delivery. Returns what Postgres said when it was
+/// not available, so that the caller stops pulling.
 pub async fn batch(
     sync: &Sync,
     metrics: &Metrics,
     deliveries: Vec<Delivery>,
-    life: impl Future<Output = Option<(Life, i64)>>,
+    begun: Begun<impl Future<Output = Option<i64>>>,
     ack_wait: Duration,
 ) -> Result<(), Trouble> {
     metrics.batch(deliveries.len());
@@ -148,7 +157,7 @@ pub async fn batch(
     }
     let mut endings = BTreeMap::new();
     let result = {
-        let work = carry_out(sync, metrics, &batch, &objects, covers, life, &mut endings);
+        let work = carry_out(sync, metrics, &batch, &objects, covers, begun, &mut endings);
         tokio::pin!(work);
         let mut heartbeat = tokio::time::interval(ack_wait / 3);
         heartbeat.tick().await;
@@ -213,7 +222,7 @@ async fn carry_out(
     batch: &[Delivered],
     objects: &[Option<ObjectRef>],
     covers: i64,
-    life: impl Future<Output = Option<(Life, i64)>>,
+    begun: Begun<impl Future<Output = Option<i64>>>,
     endings: &mut BTreeMap<usize, Ending>,
 ) -> Result<(), Trouble> {
     let wanted: Vec<Wanted<'_>> = batch
@@ -221,26 +230,33 @@ async fn carry_out(
         .zip(objects)
         .map(|(delivered, object)| Wanted { event_id: &delivered.event.id, object: object.as_ref() })
         .collect();
-    let look_up = tokio::time::timeout(database::TIMEOUT, guard::look_up(&sync.database, &sync.env, &wanted));
-    let (found, life) = tokio::join!(look_up, life);
-    let (fence, found) = found.map_err(|_| Trouble::Unavailable)?.map_err(Trouble::from)?;
+    let look_up = guard::look_up(&sync.database, &sync.env, &wanted);
+    let (fence, found) = tokio::time::timeout(database::TIMEOUT, look_up)
+        .await
+        .map_err(|_| Trouble::Unavailable)?
+        .map_err(Trouble::from)?;
     crash::point("after_look_up");
+
+    // Sequences say something only within one life of the stream, and only up to its end: before any is
+    // compared, the broker is asked. (Most batches compare none.)
+    let stand = |delivered: &Delivered, found: &Found, last: Option<i64>| {
+        let known = found.known.as_ref().map(|known| Known {
+            covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
+            ..known.clone()
+        });
+        let life = last.map(|_| begun.life);
+        decide::standing(&delivered.event, delivered.sequence, life, found.settled.is_some(), known.as_ref())
+    };
+    let compares = batch.iter().zip(&found).any(|(delivered, found)| {
+        matches!(stand(delivered, found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
+    });
+    let last = if compares { begun.confirm.await } else { None };
 
     let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
     let mut duplicates = Vec::new();
     let mut asked = 0;
     for (place, ((delivered, object), found)) in batch.iter().zip(objects).zip(found).enumerate() {
-        let known = found.known.map(|known| Known {
-            covers: known.covers.filter(|(_, covers)| life.is_some_and(|(_, last)| *covers <= last)),
-            ..known
-        });
-        let standing = decide::standing(
-            &delivered.event,
-            delivered.sequence,
-            life.map(|(life, _)| life),
-            found.settled.is_some(),
-            known.as_ref(),
-        );
+        let standing = stand(delivered, &found, last);
         let deleted = match standing {
             Standing::Settled => {
                 duplicates.push(place);
@@ -263,7 +279,7 @@ async fn carry_out(
             object: object.clone(),
             deleted: false,
             said: None,
-            known,
+            known: found.known,
             events: Vec::new(),
         });
         wish.said = wish.said.max(delivered.event.updated_at);
@@ -275,7 +291,8 @@ async fn carry_out(
         }
     }
     metrics.coalesced(asked - wishes.len() as u64);
-    let covers = life.map(|(life, last)| Covers { life, sequence: covers, last });
+    // Written with the life in which the subscription began: in another one it will say nothing.
+    let covers = Some(Covers { life: begun.life, sequence: covers, last: begun.last.max(covers) });
     let question = Question { fence, covers, at: clock::now() };
     let result = if wishes.is_empty() && endings.is_empty() {
         Ok(())
