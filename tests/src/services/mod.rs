@@ -2,10 +2,11 @@
 //!
 //! [`place`] makes directories that an unprivileged user reaches, [`port`] finds free ports,
 //! [`find`] finds servers that are installed, [`guardian`] ends what we leave behind, [`process`]
-//! starts and stops one process under it. On these stand [`postgres`], [`nats`] and, from
-//! [`binaries`] built on the spot, [`program`].
+//! starts and stops one process under it. On these stand [`postgres`], [`nats`], the official WorkOS
+//! [`emulator`] and, from [`binaries`] built on the spot, [`program`].
 
 pub mod binaries;
+pub mod emulator;
 pub mod find;
 pub mod guardian;
 pub mod nats;
@@ -15,6 +16,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 
+pub use emulator::Emulator;
 pub use nats::Nats;
 pub use place::Place;
 pub use postgres::{Durability, Postgres};

@@ -8,7 +8,9 @@
 
 mod convergence;
 mod crash;
+mod emulator;
 mod harness;
+mod hostile_http;
 mod ledger;
 mod main_path;
 mod order;
