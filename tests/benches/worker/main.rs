@@ -1,0 +1,214 @@
+//! How many events `worker` carries into Postgres and how soon, against what this machine can do at best,
+//! in the same run: see `docs/benchmarks.md`.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod drain;
+mod lag;
+mod roofs;
+mod world;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use common::report::{Figure, Judge, Report, say};
+use common::settings::{Settings, asked_to_measure};
+use common::{float, in_series, median};
+use drain::Drained;
+use world::World;
+
+/// No limit of our own, as many requests at once as the roof has.
+const UNBOUND: [(&str, &str); 2] = [("SYNC_RATE_LIMIT", "off"), ("SYNC_FETCH_CONCURRENCY", "256")];
+
+/// Requests at once, of the roof and of the worker, where WorkOS takes its time.
+const AT_ONCE: usize = 256;
+
+/// What WorkOS is said to take for an answer.
+const LATENCY: Duration = Duration::from_millis(50);
+
+/// Users that WorkOS has: one for each event, where objects are distinct.
+const USERS: usize = 100_000;
+
+fn main() -> ExitCode {
+    if !asked_to_measure() {
+        say("measures only under `cargo bench`");
+        return ExitCode::SUCCESS;
+    }
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run()));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:?}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let settings = Settings::read()?;
+    let mut report = Report::new("worker");
+    let mut world = World::start(USERS).await?;
+    if settings.wants("drain") {
+        full_speed(&settings, &mut world, &mut report).await?;
+    }
+    if settings.wants("latency") {
+        slow_workos(&settings, &mut world, &mut report).await?;
+    }
+    if settings.wants("requests") {
+        requests(&settings, &mut world, &mut report).await?;
+    }
+    if settings.wants("lag") {
+        lag(&settings, &mut world, &mut report).await?;
+    }
+    if settings.wants("memory") {
+        memory(&settings, &mut world, &mut report).await?;
+    }
+    report.print();
+    Ok(())
+}
+
+/// One turn of everything that is compared while WorkOS answers at once.
+struct Turn {
+    pull: f64,
+    ask: f64,
+    upsert: f64,
+    own_tables: f64,
+    real: Drained,
+}
+
+impl Turn {
+    fn bound(&self) -> f64 {
+        in_series(&[self.pull, self.ask, self.upsert])
+    }
+}
+
+async fn full_speed(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    let events = settings.events(40_000).min(USERS);
+    world.latency(Duration::ZERO).await?;
+    let mut turns = Vec::new();
+    for _ in 0..settings.rounds {
+        turns.push(Turn {
+            pull: roofs::pull(world, events).await?,
+            ask: roofs::ask(world, events, 64).await?,
+            upsert: roofs::upsert(world, events, roofs::Tables::Plain).await?,
+            own_tables: roofs::upsert(world, events, roofs::Tables::Own).await?,
+            real: drain::drain(world, world.distinct(events), &UNBOUND).await?,
+        });
+    }
+    let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
+    let bound = of(&Turn::bound);
+    report.add(Figure::new("bare pull and ack", of(&|turn| turn.pull), "/s"));
+    report.add(Figure::new("bare GETs of the stand-in WorkOS, at once", of(&|turn| turn.ask), "/s"));
+    report.add(
+        Figure::new("bare batched upsert: user, ledger, audit", of(&|turn| turn.upsert), "/s")
+            .note("200 a batch, 2 connections, tables with nothing but a primary key"),
+    );
+    report.add(
+        Figure::new("  the same into the tables of the mirror", of(&|turn| turn.own_tables), "/s")
+            .note("with profile and guard, their indexes, checks and foreign key; for information"),
+    );
+    report.add(Figure::new("worker bound: the three in series", bound, "/s"));
+    report.add(
+        Figure::new("worker, WorkOS answers at once", of(&|turn| turn.real.rate()), "/s")
+            .against(bound, of(&|turn| turn.real.rate() / turn.bound()))
+            .judged(Judge::Ratio(0.50, 0.80))
+            .note(turns.last().map(|turn| turn.real.cpu.clone()).unwrap_or_default()),
+    );
+    Ok(())
+}
+
+async fn slow_workos(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    let events = settings.events(20_000).min(USERS);
+    world.latency(LATENCY).await?;
+    let mut turns = Vec::new();
+    for _ in 0..settings.rounds {
+        let roof = roofs::ask(world, events, AT_ONCE).await?;
+        turns.push((roof, drain::drain(world, world.distinct(events), &UNBOUND).await?));
+    }
+    let roof = median(turns.iter().map(|(roof, _)| *roof));
+    report.add(Figure::new("bare GETs, WorkOS takes 50 ms, 256 at once", roof, "/s"));
+    let real = median(turns.iter().map(|(_, real)| real.rate()));
+    report.add(
+        Figure::new("worker, WorkOS takes 50 ms, 256 at once", real, "/s")
+            .against(roof, median(turns.iter().map(|(roof, real)| real.rate() / roof)))
+            .judged(Judge::Ratio(0.80, 0.95))
+            .note(turns.last().map(|(_, real)| real.cpu.clone()).unwrap_or_default()),
+    );
+    Ok(())
+}
+
+async fn requests(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    const OBJECTS: usize = 300;
+    let events = settings.events(10_000);
+    let cases = [
+        ("at once", Duration::ZERO, false),
+        ("in 50 ms", LATENCY, false),
+        ("in 50 ms, 256 at once", LATENCY, true),
+    ];
+    for (name, latency, many_at_once) in cases {
+        world.latency(latency).await?;
+        let env = if many_at_once { &UNBOUND[..] } else { &UNBOUND[..1] };
+        let drained = drain::drain(world, world.about(events, OBJECTS), env).await?;
+        report.add(
+            Figure::new(
+                format!("requests for {events} events of 300 objects, {name}"),
+                float(drained.requests),
+                "",
+            )
+            .judged(Judge::AtMost(330.0, 300.0))
+            .note(format!("{:.0} events/s", drained.rate())),
+        );
+    }
+    Ok(())
+}
+
+async fn lag(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    let events = settings.events(10_000).min(USERS);
+    world.latency(Duration::ZERO).await?;
+    let mut turns = Vec::new();
+    for _ in 0..settings.rounds {
+        turns.push(lag::measure(world, events).await?);
+    }
+    let of = |value: &dyn Fn(&lag::Lag) -> f64| median(turns.iter().map(value));
+    let figure = |name: &str, value: &dyn Fn(&lag::Lag) -> f64| Figure::new(name, of(value), "ms");
+    report.add(
+        figure("webhook → visible row p50 at 1,000/s", &|turn| turn.visible(0.50))
+            .note("as a reader sees it who looks every millisecond"),
+    );
+    report.add(
+        figure("webhook → visible row p99 at 1,000/s", &|turn| turn.visible(0.99))
+            .judged(Judge::AtMost(25.0, 9.0))
+            .note(turns.last().map(|turn| turn.cpu.clone()).unwrap_or_default()),
+    );
+    report.add(figure("  webhook → answer p99", &|turn| turn.answered(0.99)));
+    report.add(figure("  webhook → settled_at p50", &|turn| turn.settled[0]));
+    report.add(
+        figure("  webhook → settled_at p99", &|turn| turn.settled[1])
+            .note("of every event; taken just before the ledger is written and committed"),
+    );
+    Ok(())
+}
+
+async fn memory(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    let events = settings.events(100_000).min(USERS);
+    world.latency(LATENCY).await?;
+    let waiting = drain::work_for(world, world.distinct(events), Duration::from_secs(6), &[]).await?;
+    world.latency(Duration::ZERO).await?;
+    let drained = drain::drain(world, world.distinct(events), &UNBOUND).await?;
+    report.add(
+        Figure::new(format!("worker memory, {events} events waiting"), waiting, "MiB")
+            .judged(Judge::AtMost(100.0, 50.0))
+            .note("default settings, WorkOS takes 50 ms; the most it had resident"),
+    );
+    report.add(
+        Figure::new(format!("worker memory, {events} events drained at full speed"), drained.peak_mib, "MiB")
+            .judged(Judge::AtMost(100.0, 50.0))
+            .note(format!("{:.0} events/s", drained.rate())),
+    );
+    Ok(())
+}
