@@ -30,7 +30,8 @@ impl Metrics {
                     .iter()
                     .all(|(name, value)| sample.labels.iter().any(|(n, v)| n == name && v == value))
         };
-        self.samples.iter().filter(fits).map(|sample| sample.value).sum()
+        // Not `sum`, whose sum of nothing is -0.
+        self.samples.iter().filter(fits).map(|sample| sample.value).fold(0.0, |sum, value| sum + value)
     }
 
     /// Whether there is a sample of this name.
