@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -44,7 +45,12 @@ pub(crate) fn describe() -> Value {
 pub(crate) struct Cpu(Vec<(&'static str, String)>);
 
 /// A reading of [`Cpu`].
-pub(crate) struct Reading(Vec<(&'static str, f64)>);
+pub(crate) struct Reading {
+    groups: Vec<(&'static str, f64)>,
+    /// Of the whole machine.
+    busy: f64,
+    at: Instant,
+}
 
 impl Cpu {
     /// Groups by name and marker.
@@ -72,19 +78,39 @@ impl Cpu {
             })
             .collect();
         all.push(("bench", processes.get(&ourselves).map_or(0.0, |process| float(process.ticks) / TICKS)));
-        Reading(all)
+        Reading { groups: all, busy: busy(), at: Instant::now() }
     }
 }
 
 impl Reading {
     /// Microseconds for each of `events` since an earlier reading, as a sentence.
     pub(crate) fn since(&self, earlier: &Self, events: usize) -> String {
-        let each = |(now, before): (&(&str, f64), &(&str, f64))| {
-            format!("{} {:.0}", now.0, (now.1 - before.1).max(0.0) * 1e6 / float(events))
-        };
-        let parts: Vec<String> = self.0.iter().zip(&earlier.0).map(each).collect();
-        format!("CPU in µs an event: {}", parts.join(", "))
+        let used: Vec<(&str, f64)> = self
+            .groups
+            .iter()
+            .zip(&earlier.groups)
+            .map(|((name, now), (_, before))| (*name, (now - before).max(0.0)))
+            .collect();
+        let parts: Vec<String> =
+            used.iter().map(|(name, used)| format!("{name} {:.0}", used * 1e6 / float(events))).collect();
+        let ours: f64 = used.iter().map(|(_, used)| used).sum();
+        let others = (self.busy - earlier.busy - ours).max(0.0) / (self.at - earlier.at).as_secs_f64();
+        format!("CPU in µs an event: {}; others on this machine used {others:.1} cores", parts.join(", "))
     }
+}
+
+/// CPU seconds that the whole machine has used.
+fn busy() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let columns = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    // user, nice, system, idle, iowait, irq, softirq, steal.
+    let ticks: u64 = columns
+        .take(8)
+        .enumerate()
+        .filter(|(column, _)| !(3..=4).contains(column))
+        .filter_map(|(_, ticks)| ticks.parse::<u64>().ok())
+        .sum();
+    float(ticks) / TICKS
 }
 
 struct Process {
