@@ -3,12 +3,11 @@
 //!
 //! In the order a webhook visits them: [`server`] accepts the connection and bounds it, [`webhook`]
 //! walks one request from its first header to its answer, [`client_address`] says who sent it,
-//! [`signature`] proves that WorkOS wrote the body, [`envelope`] reads what it announces,
+//! [`signature`] proves that WorkOS wrote the body, [`shared::envelope`] reads what it announces,
 //! [`publisher`] stores that, [`problem`] words the answer. Around them: [`config`], [`metrics`].
 
 pub mod client_address;
 pub mod config;
-pub mod envelope;
 pub mod metrics;
 pub mod problem;
 pub mod publisher;

@@ -11,13 +11,13 @@ use hyper::header::{EXPECT, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use shared::clock;
-use shared::event::Event;
+use shared::envelope;
+use shared::event::{Channel, Event};
 use shared::telemetry::TraceParent;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client_address::Allowed;
 use crate::config::Config;
-use crate::envelope;
 use crate::metrics::Metrics;
 use crate::publisher::{Publisher, Stored, Unstored};
 use crate::signature::{Rejected, Verifier};
@@ -270,7 +270,7 @@ impl Webhooks {
         let (body, _room) = self.read(body).await?;
         let now = clock::now();
         let verified = self.verifier.verify(signature, body, now)?;
-        envelope::parse(&verified, now).map_err(|_| Outcome::NotAnEvent)
+        envelope::read(verified.as_bytes(), Channel::Webhook, now).map_err(|_| Outcome::NotAnEvent)
     }
 
     async fn read(&self, body: Incoming) -> Result<(Bytes, SemaphorePermit<'_>), Outcome> {

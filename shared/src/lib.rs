@@ -1,15 +1,16 @@
 //! What both programs must agree on, and nothing more.
 //!
-//! In the order data visits them: [`catalogue`] knows every event type, [`event`] is the message on
-//! the wire, [`subject`] says where it travels, [`broker`] connects and prepares the streams. Around
-//! them: [`config`] reads settings, [`telemetry`] sets up logs and trace context, [`metrics`] and
-//! [`admin`] show how things are, [`shutdown`] ends politely, [`exit`] says how it ended.
+//! In the order data visits them: [`catalogue`] knows every event type, [`envelope`] reads what WorkOS wrote,
+//! [`event`] is the message on the wire, [`subject`] says where it travels, [`broker`] connects and prepares
+//! the streams. Around them: [`config`] reads settings, [`telemetry`] sets up logs and trace context,
+//! [`metrics`] and [`admin`] show how things are, [`shutdown`] ends politely, [`exit`] says how it ended.
 
 pub mod admin;
 pub mod broker;
 pub mod catalogue;
 pub mod clock;
 pub mod config;
+pub mod envelope;
 pub mod event;
 pub mod exit;
 pub mod id;

@@ -1,4 +1,5 @@
-//! Reads what a verified body announces, at the door: identifiers and times, nothing else.
+//! Reads what an event as WorkOS writes it announces, at the door: identifiers and times, nothing else. The
+//! same on every channel: the body of a webhook, an item of the Events API.
 //!
 //! Lenient where WorkOS is not consistent: `object` may be absent, ids are opaque, times have two
 //! formats, new members and new types are welcome. The payload is skipped over, not built: only the
@@ -11,11 +12,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use shared::catalogue::{self, Entry};
-use shared::event::{Channel, Event};
-use shared::timestamp;
 
-use crate::signature::Verified;
+use crate::catalogue::{self, Entry};
+use crate::event::{Channel, Event};
+use crate::timestamp;
 
 /// An id or a type longer than this is not one: WorkOS's have about 35 characters.
 const MAX_LENGTH: usize = 256;
@@ -25,13 +25,8 @@ const MAX_LENGTH: usize = 256;
 #[error("the body is not an event")]
 pub struct NotAnEvent;
 
-/// The event that a checked body announces.
-pub fn parse(body: &Verified, received_at: DateTime<Utc>) -> Result<Event, NotAnEvent> {
-    read(body.as_bytes(), received_at)
-}
-
-/// What [`parse`] does, for any bytes: for tests and fuzzing.
-pub fn read(body: &[u8], received_at: DateTime<Utc>) -> Result<Event, NotAnEvent> {
+/// The event that a body announces, which `channel` brought at `received_at`.
+pub fn read(body: &[u8], channel: Channel, received_at: DateTime<Utc>) -> Result<Event, NotAnEvent> {
     let text = std::str::from_utf8(body).map_err(|_| NotAnEvent)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let [id, event_type, data, created_at, context] =
@@ -51,7 +46,7 @@ pub fn read(body: &[u8], received_at: DateTime<Utc>) -> Result<Event, NotAnEvent
         updated_at: subject.updated_at,
         actor: actor(context),
         received_at,
-        channel: Channel::Webhook,
+        channel,
     })
 }
 
@@ -189,9 +184,9 @@ impl<'n> Visitor<'_> for Wanted<'n> {
 
 #[cfg(test)]
 mod tests {
+    use crate::catalogue::Operation;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use shared::catalogue::Operation;
 
     use super::*;
 
@@ -200,7 +195,7 @@ mod tests {
     }
 
     fn event(body: &str) -> Option<Event> {
-        read(body.as_bytes(), received_at()).ok()
+        read(body.as_bytes(), Channel::Webhook, received_at()).ok()
     }
 
     #[test]
@@ -347,7 +342,10 @@ mod tests {
         ] {
             assert_eq!(event(body), None, "{body}");
         }
-        assert_eq!(read(b"{\"id\":\"event_1\",\"event\":\"user.\xff\"}", received_at()), Err(NotAnEvent));
+        assert_eq!(
+            read(b"{\"id\":\"event_1\",\"event\":\"user.\xff\"}", Channel::Webhook, received_at()),
+            Err(NotAnEvent)
+        );
     }
 
     #[test]
@@ -399,7 +397,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_body_of_any_bytes_never_panics(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = read(&body, received_at());
+            let _ = read(&body, Channel::Webhook, received_at());
         }
 
         #[test]
@@ -410,7 +408,7 @@ mod tests {
                 *place = byte;
             }
             body.truncate(cut);
-            let _ = read(&body, received_at());
+            let _ = read(&body, Channel::Webhook, received_at());
         }
 
         #[test]
