@@ -19,15 +19,28 @@ pub struct DatabaseConfig {
     pub telemetry: TelemetryConfig,
 }
 
-/// Settings of `worker run`.
+/// Settings of whatever asks WorkOS and writes the answer.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct AskConfig {
     /// `WORKOS_ENV`.
     pub env: String,
     /// `WORKOS_API_KEY`.
     pub api_key: Secret,
     /// `WORKOS_API_BASE_URL`.
     pub api_base: Url,
+    /// `SYNC_FETCH_CONCURRENCY`.
+    pub fetch_concurrency: usize,
+    /// `SYNC_RATE_LIMIT`.
+    pub rate: Rate,
+    /// `SYNC_AUDIT_PII=keep`.
+    pub keep_personal: bool,
+}
+
+/// Settings of `worker run`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How WorkOS is asked.
+    pub ask: AskConfig,
     /// The mirror.
     pub database: DatabaseConfig,
     /// `SYNC_AUTO_MIGRATE`.
@@ -40,12 +53,6 @@ pub struct Config {
     pub batch_max: usize,
     /// `SYNC_BATCH_WAIT`.
     pub batch_wait: Duration,
-    /// `SYNC_FETCH_CONCURRENCY`.
-    pub fetch_concurrency: usize,
-    /// `SYNC_RATE_LIMIT`.
-    pub rate: Rate,
-    /// `SYNC_AUDIT_PII=keep`.
-    pub keep_personal: bool,
     /// `SYNC_ACK_WAIT`: how long the broker waits for a worker that may have died.
     pub ack_wait: Duration,
 }
@@ -66,14 +73,7 @@ impl DatabaseConfig {
     }
 }
 
-impl Config {
-    /// Reads every setting; `Err` names each that is missing or malformed.
-    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
-        let config = Self::read(&mut settings);
-        settings.finish()?;
-        Ok(config?)
-    }
-
+impl AskConfig {
     fn read(settings: &mut Settings) -> Read<Self> {
         let env = settings.environment();
         let api_key =
@@ -89,12 +89,6 @@ impl Config {
                     .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             },
         );
-        let database = DatabaseConfig::read(settings);
-        let auto_migrate = settings.switch("SYNC_AUTO_MIGRATE", "false");
-        let broker = BrokerConfig::read(settings);
-        let admin = settings.address("WORKER_ADMIN_ADDR", "127.0.0.1:9102");
-        let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
-        let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
         let fetch_concurrency = settings.number("SYNC_FETCH_CONCURRENCY", "32", 1);
         let rate =
             settings.parsed("SYNC_RATE_LIMIT", "90/s", "a rate such as 90/s or 5000/m, or `off`", |value| {
@@ -106,20 +100,42 @@ impl Config {
                 "redact" => Some(false),
                 _ => None,
             });
-        let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
         Ok(Self {
             env: env?,
             api_key: api_key?,
             api_base: api_base?,
+            fetch_concurrency: fetch_concurrency?,
+            rate: rate?,
+            keep_personal: keep_personal?,
+        })
+    }
+}
+
+impl Config {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let config = Self::read(&mut settings);
+        settings.finish()?;
+        Ok(config?)
+    }
+
+    fn read(settings: &mut Settings) -> Read<Self> {
+        let ask = AskConfig::read(settings);
+        let database = DatabaseConfig::read(settings);
+        let auto_migrate = settings.switch("SYNC_AUTO_MIGRATE", "false");
+        let broker = BrokerConfig::read(settings);
+        let admin = settings.address("WORKER_ADMIN_ADDR", "127.0.0.1:9102");
+        let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
+        let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
+        let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
+        Ok(Self {
+            ask: ask?,
             database: database?,
             auto_migrate: auto_migrate?,
             broker: broker?,
             admin: admin?,
             batch_max: batch_max?,
             batch_wait: batch_wait?,
-            fetch_concurrency: fetch_concurrency?,
-            rate: rate?,
-            keep_personal: keep_personal?,
             ack_wait: ack_wait?,
         })
     }

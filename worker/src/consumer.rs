@@ -50,7 +50,7 @@ pub async fn run(
 ) {
     let in_flight = in_flight(config);
     let consumer = Consumer {
-        env: config.env.clone(),
+        env: config.ask.env.clone(),
         replicas: config.broker.replicas,
         ack_wait: config.ack_wait,
         batch_max: config.batch_max,
@@ -103,7 +103,7 @@ pub async fn run(
 /// Batches in flight: enough to keep every permitted request busy while others are written.
 #[must_use]
 pub fn in_flight(config: &Config) -> usize {
-    (2 * config.fetch_concurrency.div_ceil(config.batch_max) + 2).max(4)
+    (2 * config.ask.fetch_concurrency.div_ceil(config.batch_max) + 2).max(4)
 }
 
 async fn pause(delay: Duration, stop: &CancellationToken) {

@@ -10,7 +10,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use shared::event::Channel;
-use shared::id::Kind;
 use shared::metrics::{latency_buckets, registry, render};
 
 use crate::outcome::Outcome;
@@ -132,9 +131,9 @@ impl Metrics {
         self.0.coalesced.inc_by(events);
     }
 
-    /// WorkOS answered, or not (`error`).
-    pub fn workos_request(&self, kind: Kind, status: &'static str) {
-        self.0.requests.get_or_create(&RequestLabels { kind: kind.name(), status }).inc();
+    /// WorkOS answered about an object of this kind or a list, or not (`error`).
+    pub fn workos_request(&self, kind: &'static str, status: &'static str) {
+        self.0.requests.get_or_create(&RequestLabels { kind, status }).inc();
     }
 
     /// A request waited for the budget.

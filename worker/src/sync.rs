@@ -17,7 +17,7 @@ use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
 use crate::object::{Record, Row};
 use crate::outcome::Outcome;
-use crate::workos::WorkOs;
+use crate::workos::{Lane, WorkOs};
 use crate::{crash, object as kinds};
 
 /// Deadlocks and serialization failures are tried again at once this often.
@@ -110,6 +110,8 @@ pub struct Sync {
     pub workos: WorkOs,
     /// Whether the audit log keeps personal values.
     pub keep_personal: bool,
+    /// On whose behalf WorkOS is asked.
+    pub lane: Lane,
 }
 
 impl Sync {
@@ -150,7 +152,7 @@ impl Sync {
             let mut parents: HashSet<ObjectRef> = HashSet::new();
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
-            for reply in self.workos.ask(&frontier).await {
+            for reply in self.workos.ask(&frontier, self.lane).await {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
                 if let Verdict::Present(record) = &entry.verdict {

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
@@ -104,6 +105,9 @@ pub enum Misread {
     /// Another object.
     #[error("the answer is about another object")]
     OtherObject,
+    /// An item of a list without its id.
+    #[error("the item has no id")]
+    NoId,
 }
 
 macro_rules! kinds {
@@ -259,15 +263,31 @@ fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {
 
 /// Reads the answer to "what is this object now": the object first, then what came with it.
 pub fn read(object: &ObjectRef, body: &[u8]) -> Result<Vec<Record>, Misread> {
-    let mut value: Value = serde_json::from_slice(body).map_err(Misread::NotJson)?;
-    replace_nul(&mut value);
-    let Value::Object(fields) = value else { return Err(Misread::NotAnObject) };
+    let fields = fields_of(body)?;
     if fields.get("id").and_then(Value::as_str) != Some(object.id.as_str()) {
         return Err(Misread::OtherObject);
     }
     let mut records = Vec::with_capacity(1);
     read_fields(object.clone(), fields, &mut records);
     Ok(records)
+}
+
+/// Reads an item of a list of this kind: the object first, then what came with it.
+pub fn read_item(kind: Kind, item: &RawValue) -> Result<Vec<Record>, Misread> {
+    let fields = fields_of(item.get().as_bytes())?;
+    let Some(Value::String(id)) = fields.get("id") else { return Err(Misread::NoId) };
+    let mut records = Vec::with_capacity(1);
+    read_fields(ObjectRef::new(kind, id.clone()), fields, &mut records);
+    Ok(records)
+}
+
+fn fields_of(json: &[u8]) -> Result<Fields, Misread> {
+    let mut value: Value = serde_json::from_slice(json).map_err(Misread::NotJson)?;
+    replace_nul(&mut value);
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Misread::NotAnObject),
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +308,15 @@ mod tests {
         let body = br#"{"id":"user_1","metadata":{"token":"kept","code":"kept"}}"#;
         let records = read(&ObjectRef::new(Kind::User, "user_1"), body).expect("a user");
         assert_eq!(format!("{records:?}").matches("kept").count(), 4, "in the column and in _raw");
+    }
+
+    #[test]
+    fn an_item_of_a_list_is_read_like_an_answer() {
+        let item = RawValue::from_string(r#"{"id":"org_1","domains":[{"id":"org_domain_1"}]}"#.to_owned());
+        let records = read_item(Kind::Organization, &item.expect("JSON")).expect("an organization");
+        assert_eq!(records[1].object, ObjectRef::new(Kind::OrganizationDomain, "org_domain_1"));
+        let nameless = RawValue::from_string("{}".to_owned()).expect("JSON");
+        assert!(matches!(read_item(Kind::User, &nameless), Err(Misread::NoId)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
+use super::Lane;
 use crate::failure::Failure;
 
 /// Used when WorkOS says 429 and not for how long.
@@ -69,7 +70,7 @@ impl Budget {
 
     /// Waits until a request may be made and says how long that took; `Err` when a pause is too long
     /// to sit out.
-    pub async fn admit(&self) -> Result<Duration, Failure> {
+    pub async fn admit(&self, _lane: Lane) -> Result<Duration, Failure> {
         let started = Instant::now();
         loop {
             if let Some(rest) = self.pause_left() {
@@ -125,11 +126,14 @@ mod tests {
     async fn a_pause_holds_every_request_and_a_long_one_sends_it_back() {
         let budget = Budget::new(Rate::Unlimited);
         budget.pause(None);
-        assert!(budget.admit().await.is_ok_and(|waited| waited >= DEFAULT_PAUSE));
+        assert!(budget.admit(Lane::Events).await.is_ok_and(|waited| waited >= DEFAULT_PAUSE));
         budget.pause(Some(Duration::from_secs(20)));
-        assert!(matches!(budget.admit().await, Err(Failure::RateLimited { retry_after: Some(_) })));
+        assert!(matches!(
+            budget.admit(Lane::Events).await,
+            Err(Failure::RateLimited { retry_after: Some(_) })
+        ));
         budget.pause(Some(Duration::from_hours(24)));
         tokio::time::sleep(PAUSE_CAP).await;
-        assert!(budget.admit().await.is_ok(), "a pause is capped");
+        assert!(budget.admit(Lane::Events).await.is_ok(), "a pause is capped");
     }
 }

@@ -1,4 +1,4 @@
-//! Asking WorkOS: bounded, rate limited, one request per object.
+//! Asking WorkOS: bounded, rate limited, one request per object or page.
 
 mod budget;
 
@@ -11,6 +11,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use shared::config::Secret;
 use shared::id::ObjectRef;
 use tokio::sync::Semaphore;
@@ -38,6 +40,30 @@ pub enum Answer {
     Found(Box<Record>),
     /// 404.
     NotFound,
+}
+
+/// On whose behalf WorkOS is asked: who goes first when the budget is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Somebody waits for the answer.
+    Immediate,
+    /// An event came.
+    Events,
+    /// An event comes again, or a dead letter is replayed.
+    Retries,
+    /// The Events API is read.
+    Tail,
+    /// Everything is listed.
+    Backfill,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Its items, as WorkOS wrote them.
+    pub items: Vec<Box<RawValue>>,
+    /// The cursor of the next page; `None` at the end.
+    pub after: Option<String>,
 }
 
 /// One object's answer, and the objects that came with it.
@@ -99,8 +125,9 @@ impl WorkOs {
 
     /// Asks for each of these objects once. A failure is an answer too, so that one object cannot
     /// spoil the others.
-    pub async fn ask(&self, objects: &[ObjectRef]) -> Vec<Reply> {
-        let mut asking: FuturesUnordered<_> = objects.iter().map(|object| self.ask_one(object)).collect();
+    pub async fn ask(&self, objects: &[ObjectRef], lane: Lane) -> Vec<Reply> {
+        let mut asking: FuturesUnordered<_> =
+            objects.iter().map(|object| self.ask_one(object, lane)).collect();
         let mut replies = Vec::with_capacity(objects.len());
         while let Some(reply) = asking.next().await {
             replies.push(reply);
@@ -108,10 +135,10 @@ impl WorkOs {
         replies
     }
 
-    async fn ask_one(&self, object: &ObjectRef) -> Reply {
+    async fn ask_one(&self, object: &ObjectRef, lane: Lane) -> Reply {
         let mut attempt = 1;
         loop {
-            let (failure, embedded) = match self.get(object).await {
+            let (failure, embedded) = match self.get(object, lane).await {
                 Ok(Some(mut records)) => {
                     let embedded = records.split_off(1);
                     match records.pop() {
@@ -142,33 +169,54 @@ impl WorkOs {
         }
     }
 
+    /// Asks for one page of a list: `path` with its query. `what` names the list in metrics. `None` is 404: what
+    /// the list belongs to is not there. A failure is the caller's to try again.
+    pub async fn page(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Page>, Failure> {
+        let Some(body) = self.request(path, what, lane).await? else { return Ok(None) };
+        let list: List = serde_json::from_slice(&body).map_err(|error| {
+            // The error's own text quotes what it read.
+            tracing::warn!(
+                list = what,
+                line = error.line(),
+                column = error.column(),
+                "a list was not understood"
+            );
+            Failure::NotUnderstood
+        })?;
+        Ok(Some(Page { items: list.data, after: list.list_metadata.after }))
+    }
+
+    /// Asks for one object; `None` is 404.
+    async fn get(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
+        let Some(body) = self.request(&object::path(object), object.kind.name(), lane).await? else {
+            return Ok(None);
+        };
+        object::read(object, &body).map(Some).map_err(|error| {
+            tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
+            Failure::NotUnderstood
+        })
+    }
+
     /// One request; `None` is 404.
-    async fn get(&self, object: &ObjectRef) -> Result<Option<Vec<Record>>, Failure> {
+    async fn request(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
         // The permit first: it is handed out in order, so that few requests at a time wait for the budget.
         // The semaphore is never closed.
         let _permit = self.in_flight.acquire().await.map_err(|_| Failure::Unreachable)?;
-        let waited = self.budget.admit().await?;
+        let waited = self.budget.admit(lane).await?;
         self.metrics.rate_limit_wait(waited);
-        let url = format!("{}{}", self.base, object::path(object));
-        let response = match self.client.get(url).send().await {
+        let response = match self.client.get(format!("{}{path}", self.base)).send().await {
             Ok(response) => response,
             Err(error) => {
-                self.metrics.workos_request(object.kind, "error");
+                self.metrics.workos_request(what, "error");
                 let failure = if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable };
-                tracing::debug!(error = %error.without_url(), object.kind = %object.kind, "no answer from WorkOS");
+                tracing::debug!(error = %error.without_url(), what, "no answer from WorkOS");
                 return Err(failure);
             }
         };
         let status = response.status();
-        self.metrics.workos_request(object.kind, metric_label(status));
+        self.metrics.workos_request(what, metric_label(status));
         match status {
-            StatusCode::OK => {
-                let body = body_of(response).await?;
-                object::read(object, &body).map(Some).map_err(|error| {
-                    tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
-                    Failure::NotUnderstood
-                })
-            }
+            StatusCode::OK => body_of(response).await.map(Some),
             StatusCode::NOT_FOUND => {
                 let body = body_of(response).await?;
                 if speaks_for_workos(&body) {
@@ -187,6 +235,20 @@ impl WorkOs {
             other => Err(Failure::ServerFault { status: other.as_u16() }),
         }
     }
+}
+
+/// A list as WorkOS answers it.
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Box<RawValue>>,
+    #[serde(default)]
+    list_metadata: ListMetadata,
+}
+
+#[derive(Default, Deserialize)]
+struct ListMetadata {
+    #[serde(default)]
+    after: Option<String>,
 }
 
 /// The whole body, up to a bound.
