@@ -9,6 +9,9 @@ use shared::exit::Exit;
 use shared::{admin, shutdown, telemetry};
 use tokio::runtime::Runtime;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Takes webhooks from WorkOS and stores them in `JetStream` before answering. Settings come from the
 /// environment; without a command it serves.
 #[derive(Parser)]

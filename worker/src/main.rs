@@ -8,6 +8,10 @@ use shared::exit::Exit;
 use worker::command;
 use worker::config::{Config, DatabaseConfig};
 
+/// A batch is thousands of small pieces that live as long as it does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keeps Postgres in step with WorkOS. Settings come from the environment.
 #[derive(Parser)]
 #[command(version, about)]
