@@ -11,6 +11,7 @@ mod crash;
 mod emulator;
 mod harness;
 mod hostile_http;
+mod immediate;
 mod ledger;
 mod main_path;
 mod order;
