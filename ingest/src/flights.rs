@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use crate::store::Unstored;
 
-/// A flight that is older takes nobody along: whoever calls then is heard by himself. So an answer that a call
-/// is given was asked for at most this long before it.
+/// A flight that is older takes nobody along: whoever calls then sends a message of his own.
 const BOARDING: Duration = Duration::from_secs(5);
 
 /// A flight of this age has nobody left who waits for it: they came while it was boarding, and wait 30 s at most.

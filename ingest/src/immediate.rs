@@ -228,7 +228,7 @@ impl Immediate {
             match self.store.client().subscribe(format!("{}.*", self.inbox)).await {
                 Ok(replies) => self.listen(replies).await,
                 Err(error) => {
-                    tracing::error!(error = %error, "cannot listen for what became of sync requests")
+                    tracing::error!(error = %error, "cannot listen for what became of sync requests");
                 }
             }
         });

@@ -6,6 +6,7 @@
     reason = "in a story, a failure of the world is a failure of the story"
 )]
 
+mod authkit_docs;
 mod convergence;
 mod crash;
 mod emulator;
