@@ -40,6 +40,8 @@ pub struct Config {
     pub allowed: Vec<IpNet>,
     /// `INGEST_TRUSTED_PROXIES`: whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `SYNC_TOKEN`: opens the route of sync requests; without it there is none.
+    pub sync_token: Option<Secret>,
     /// `INGEST_MAX_CONNECTIONS`: further ones wait in the accept queue.
     pub max_connections: usize,
     /// `INGEST_MAX_IN_FLIGHT`: publishes that may await their acknowledgement; over it the answer is
@@ -67,6 +69,7 @@ impl Config {
         let max_body = settings.size("INGEST_MAX_BODY", "1MiB");
         let allowed = networks(&mut settings, "INGEST_ALLOWED_IPS");
         let trusted_proxies = networks(&mut settings, "INGEST_TRUSTED_PROXIES");
+        let sync_token = sync_token(&mut settings);
         // Below the usual limit of 1024 open files.
         let max_connections = settings.number("INGEST_MAX_CONNECTIONS", "1000", 1);
         let max_in_flight = settings.number("INGEST_MAX_IN_FLIGHT", "1024", 1);
@@ -92,6 +95,7 @@ impl Config {
             max_body: max_body?,
             allowed: allowed?,
             trusted_proxies: trusted_proxies?,
+            sync_token: sync_token?,
             max_connections: max_connections?,
             max_in_flight: max_in_flight?,
             max_buffered: max_buffered?,
@@ -126,6 +130,14 @@ fn secrets(settings: &mut Settings) -> Read<Vec<Secret>> {
         );
     }
     Ok(secrets)
+}
+
+fn sync_token(settings: &mut Settings) -> Read<Option<Secret>> {
+    match settings.secret("SYNC_TOKEN")? {
+        Some(token) if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) => Err(settings
+            .problem("SYNC_TOKEN: has characters that a header cannot carry, wants letters, digits and signs without spaces")),
+        token => Ok(token),
+    }
 }
 
 fn networks(settings: &mut Settings, name: &str) -> Read<Vec<IpNet>> {
@@ -186,6 +198,16 @@ mod tests {
             assert!(problems.starts_with("WORKOS_WEBHOOK_SECRET: has an empty part"), "{problems}");
             assert!(!problems.contains("whsec"), "{problems}");
         }
+    }
+
+    #[test]
+    fn without_a_token_there_are_no_sync_requests_and_a_bad_one_is_not_repeated() {
+        assert!(read(&[("WORKOS_WEBHOOK_SECRET", "s")]).expect("no token").sync_token.is_none());
+        let config = read(&[("WORKOS_WEBHOOK_SECRET", "s"), ("SYNC_TOKEN", "t0k3n+/=")]).expect("a token");
+        assert_eq!(config.sync_token, Some(Secret::new("t0k3n+/=")));
+        let problems = read(&[("WORKOS_WEBHOOK_SECRET", "s"), ("SYNC_TOKEN", "two words")]);
+        let problems = problems.expect_err("a space").to_string();
+        assert!(problems.starts_with("SYNC_TOKEN: ") && !problems.contains("two"), "{problems}");
     }
 
     #[test]

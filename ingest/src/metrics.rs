@@ -5,13 +5,14 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use shared::metrics::latency_buckets;
 
 use crate::webhook::Outcome;
 
-/// The labels of `workos_sync_webhooks_total`.
+/// The labels of `workos_sync_webhooks_total` and `workos_sync_sync_requests_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     status: u16,
@@ -53,6 +54,53 @@ impl Metrics {
     /// An event was acknowledged after this time.
     pub fn published(&self, after: Duration) {
         self.publish_seconds.observe(after.as_secs_f64());
+    }
+}
+
+/// Counters of sync requests.
+pub struct SyncMetrics {
+    requests: Family<Labels, Counter>,
+    waiting: Gauge,
+}
+
+impl SyncMetrics {
+    /// Registers them.
+    #[must_use]
+    pub fn new(registry: &mut Registry) -> Self {
+        let requests = Family::default();
+        registry.register(
+            "sync_requests",
+            "Requests for an immediate sync answered, by status and reason",
+            requests.clone(),
+        );
+        let waiting = Gauge::default();
+        registry.register(
+            "sync_requests_waiting",
+            "Requests for an immediate sync that wait for its outcome",
+            waiting.clone(),
+        );
+        Self { requests, waiting }
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, status: u16, reason: &'static str) {
+        self.requests.get_or_create(&Labels { status, reason }).inc();
+    }
+
+    /// A request waits until the guard goes.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        self.waiting.inc();
+        Waits(self.waiting.clone())
+    }
+}
+
+/// A request that waits for its outcome.
+pub struct Waits(Gauge);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

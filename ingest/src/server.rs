@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::immediate::{self, Immediate, Named};
+use crate::metrics::{Metrics, SyncMetrics};
 use crate::problem;
 use crate::publisher::Publisher;
-use crate::webhook::Webhooks;
+use crate::webhook::{self, Webhooks};
 
 mod watch;
 
@@ -83,10 +84,16 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let address = listener.local_addr()?;
     let readiness = Readiness::default();
     let client = broker::connect(&config.broker, "workos-sync ingest", &readiness).await?;
-    let publisher = Arc::new(Publisher::new(client, &config.env, config.max_in_flight));
+    let publisher = Arc::new(Publisher::new(client.clone(), &config.env, config.max_in_flight));
 
     let mut registry = registry::registry();
     let metrics = Metrics::new(&mut registry);
+    let immediate = config.sync_token.as_ref().map(|token| {
+        let (metrics, leaving) = (SyncMetrics::new(&mut registry), shutdown.clone());
+        // Webhooks find a free connection, however many callers wait.
+        let waiting = config.max_connections.div_ceil(2);
+        Arc::new(Immediate::new(token, &config.env, client, waiting, metrics, leaving))
+    });
     let webhooks = Webhooks::new(&config, Arc::clone(&publisher), metrics)?;
     // What must outlive the last request ends with this, not with the first signal.
     let stop = CancellationToken::new();
@@ -96,9 +103,13 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         let (publisher, readiness, stop) = (Arc::clone(&publisher), readiness.clone(), stop.clone());
         async move { publisher.keep_stream(config.broker.replicas, readiness, stop).await }
     });
+    if let Some(immediate) = immediate.clone() {
+        let stop = stop.clone();
+        tokio::spawn(async move { immediate.keep(config.broker.replicas, stop).await });
+    }
     tracing::info!(http.address = %address, admin.address = %admin_address, env = config.env, "taking webhooks");
 
-    let server = Server::new(webhooks, config.max_connections);
+    let server = Server::new(webhooks, immediate, config.max_connections);
     let task = tokio::spawn(async move {
         server.accept_until(listener, &readiness, &shutdown).await;
         publisher.close().await;
@@ -112,6 +123,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 struct Server {
     http: auto::Builder<TokioExecutor>,
     webhooks: Arc<Webhooks>,
+    immediate: Option<Arc<Immediate>>,
     slots: Arc<Semaphore>,
     /// Set before `draining` is cancelled: from then on an answer ends its connection.
     last_answers: AtomicBool,
@@ -120,7 +132,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(webhooks: Webhooks, max_connections: usize) -> Arc<Self> {
+    fn new(webhooks: Webhooks, immediate: Option<Arc<Immediate>>, max_connections: usize) -> Arc<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             // Time is bounded by `watch`, for both protocols and without a timer for each request.
@@ -139,6 +151,7 @@ impl Server {
         Arc::new(Self {
             http,
             webhooks: Arc::new(webhooks),
+            immediate,
             slots: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
             last_answers: AtomicBool::new(false),
             draining: CancellationToken::new(),
@@ -243,11 +256,26 @@ impl Server {
     ) -> Response<Full<Bytes>> {
         let version = request.version();
         let _in_hand = activity.request(version == Version::HTTP_2);
-        let mut response = problem::answer(self.webhooks.receive(peer, request).await);
+        let mut response = self.route(peer, request).await;
         // HTTP/2 says the same with its GOAWAY.
         if version != Version::HTTP_2 && self.last_answers.load(Ordering::Relaxed) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+    /// A sync request, where those are taken; everything else is a webhook, or nothing.
+    async fn route(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Some(immediate) = &self.immediate else {
+            return problem::answer(self.webhooks.receive(peer, request).await);
+        };
+        let path = request.uri().path();
+        if let Some(named) = Named::by(path) {
+            return immediate.receive(&named, request).await;
+        }
+        let almost = Named::almost(path);
+        match self.webhooks.receive(peer, request).await {
+            webhook::Outcome::NotFound if almost => immediate::no_such_kind(),
+            outcome => problem::answer(outcome),
+        }
     }
 }

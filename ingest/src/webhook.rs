@@ -19,8 +19,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::client_address::Allowed;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::publisher::{Publisher, Stored, Unstored};
+use crate::publisher::Publisher;
 use crate::signature::{Rejected, Verifier};
+use crate::store::{Stored, Unstored};
 
 const PATHS: [&str; 2] = ["/webhooks/workos", "/api/webhooks/workos"];
 const SIGNATURE: HeaderName = HeaderName::from_static("workos-signature");
@@ -323,7 +324,7 @@ impl Webhooks {
 }
 
 /// Reads on for a while after a refusal, so that the answer is not lost in a reset connection.
-fn discard(parts: &Parts, body: Incoming) {
+pub(crate) fn discard(parts: &Parts, body: Incoming) {
     // Who waits to be asked for the body sends none after a refusal.
     if !parts.headers.contains_key(EXPECT) {
         discard_rest(body);
@@ -347,11 +348,11 @@ fn discard_rest(mut body: Incoming) {
 
 /// Lets one line through in each [`LOG_EVERY`] and counts the rest.
 #[derive(Default)]
-struct Throttle(Mutex<(Option<Instant>, u64)>);
+pub(crate) struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
     /// How many were kept back since the last one, if this one may be told.
-    fn admits(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn admits(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, unsaid) = &mut *state;
         if last.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {

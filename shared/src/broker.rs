@@ -20,6 +20,16 @@ const EVENTS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 /// than later; what comes later is caught by the ledger.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
+/// How long a wish for an immediate sync may wait for a worker. Nothing depends on an older one: the
+/// webhook of what happened then was stored.
+const SYNC_MAX_AGE: Duration = Duration::from_hours(1);
+
+/// Wishes about one object that may wait; further ones replace the oldest, and one answer serves all.
+const SYNC_MAX_PER_OBJECT: i64 = 16;
+
+/// Wishes that may wait, so that a loop somewhere cannot fill the disk of the broker.
+const SYNC_MAX_MESSAGES: i64 = 100_000;
+
 /// Where the broker is and how to prove who we are.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -165,29 +175,87 @@ fn facts(info: &stream::Info) -> StreamFacts {
     }
 }
 
+/// A stream of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// `WORKOS_EVENTS`.
+    Events,
+    /// `WORKOS_SYNC`.
+    Sync,
+}
+
+impl Stream {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Events => subject::EVENTS_STREAM,
+            Self::Sync => subject::SYNC_STREAM,
+        }
+    }
+}
+
+/// Makes sure that a stream exists.
+pub async fn ensure(
+    jetstream: &jetstream::Context,
+    stream: Stream,
+    replicas: usize,
+) -> anyhow::Result<StreamFacts> {
+    match stream {
+        Stream::Events => ensure_events(jetstream, replicas).await,
+        Stream::Sync => ensure_sync(jetstream, replicas).await,
+    }
+}
+
 /// Makes sure that `WORKOS_EVENTS` exists. One that exists keeps the settings its owner gave it, as
 /// long as it takes our subjects.
 pub async fn ensure_events(jetstream: &jetstream::Context, replicas: usize) -> anyhow::Result<StreamFacts> {
+    let config = stream::Config {
+        name: subject::EVENTS_STREAM.to_owned(),
+        description: Some("What WorkOS announced: identifiers and times, no personal data".to_owned()),
+        subjects: vec![subject::EVENTS_SUBJECTS.to_owned()],
+        storage: stream::StorageType::File,
+        retention: stream::RetentionPolicy::Limits,
+        max_age: EVENTS_MAX_AGE,
+        duplicate_window: DUPLICATE_WINDOW,
+        num_replicas: replicas,
+        ..stream::Config::default()
+    };
+    get_or_create(jetstream, config, subject::EVENTS_SUBJECTS).await
+}
+
+/// Makes sure that `WORKOS_SYNC` exists, in the same way.
+pub async fn ensure_sync(jetstream: &jetstream::Context, replicas: usize) -> anyhow::Result<StreamFacts> {
+    let config = stream::Config {
+        name: subject::SYNC_STREAM.to_owned(),
+        description: Some("Immediate syncs that were asked for: identifiers, no personal data".to_owned()),
+        subjects: vec![subject::SYNC_SUBJECTS.to_owned()],
+        storage: stream::StorageType::File,
+        retention: stream::RetentionPolicy::Limits,
+        discard: stream::DiscardPolicy::Old,
+        max_age: SYNC_MAX_AGE,
+        max_messages: SYNC_MAX_MESSAGES,
+        max_messages_per_subject: SYNC_MAX_PER_OBJECT,
+        num_replicas: replicas,
+        ..stream::Config::default()
+    };
+    get_or_create(jetstream, config, subject::SYNC_SUBJECTS).await
+}
+
+async fn get_or_create(
+    jetstream: &jetstream::Context,
+    config: stream::Config,
+    subjects: &str,
+) -> anyhow::Result<StreamFacts> {
+    let name = config.name.clone();
     let stream = jetstream
-        .get_or_create_stream(stream::Config {
-            name: subject::EVENTS_STREAM.to_owned(),
-            description: Some("What WorkOS announced: identifiers and times, no personal data".to_owned()),
-            subjects: vec![subject::EVENTS_SUBJECTS.to_owned()],
-            storage: stream::StorageType::File,
-            retention: stream::RetentionPolicy::Limits,
-            max_age: EVENTS_MAX_AGE,
-            duplicate_window: DUPLICATE_WINDOW,
-            num_replicas: replicas,
-            ..stream::Config::default()
-        })
+        .get_or_create_stream(config)
         .await
-        .with_context(|| format!("failed to create the stream {}", subject::EVENTS_STREAM))?;
+        .with_context(|| format!("failed to create the stream {name}"))?;
     let info = stream.cached_info();
-    if !info.config.subjects.iter().any(|subjects| subjects == subject::EVENTS_SUBJECTS) {
+    if !info.config.subjects.iter().any(|taken| taken == subjects) {
         bail!(
-            "the stream {} exists but does not take {}; add that subject to it, or rename the stream",
-            subject::EVENTS_STREAM,
-            subject::EVENTS_SUBJECTS
+            "the stream {name} exists but does not take {subjects}; add that subject to it, or rename the stream"
         );
     }
     Ok(facts(info))

@@ -1,7 +1,7 @@
 //! What both programs must agree on, and nothing more.
 //!
 //! In the order data visits them: [`catalogue`] knows every event type, [`envelope`] reads what WorkOS wrote,
-//! [`event`] is the message on the wire, [`subject`] says where it travels, [`broker`] connects and prepares
+//! [`event`] is the message on the wire, [`sync_request`] the wish for an immediate sync, [`subject`] says where it travels, [`broker`] connects and prepares
 //! the streams. Around them: [`config`] reads settings, [`telemetry`] sets up logs and trace context,
 //! [`metrics`] and [`admin`] show how things are, [`shutdown`] ends politely, [`exit`] says how it ended.
 
@@ -18,5 +18,6 @@ pub mod listen;
 pub mod metrics;
 pub mod shutdown;
 pub mod subject;
+pub mod sync_request;
 pub mod telemetry;
 pub mod timestamp;

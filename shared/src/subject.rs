@@ -1,12 +1,23 @@
 //! Names of streams, subjects, consumers and headers.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::id::ObjectRef;
+
 /// What WorkOS announced.
 pub const EVENTS_STREAM: &str = "WORKOS_EVENTS";
 /// All subjects of [`EVENTS_STREAM`].
 pub const EVENTS_SUBJECTS: &str = "workos.events.>";
 
+/// The fast lane: immediate syncs that somebody asked for.
+pub const SYNC_STREAM: &str = "WORKOS_SYNC";
+/// All subjects of [`SYNC_STREAM`].
+pub const SYNC_SUBJECTS: &str = "workos.sync.>";
+
 /// W3C trace context of whoever published the message.
 pub const TRACEPARENT: &str = "traceparent";
+/// Where whoever published the message listens for its outcome.
+pub const REPLY_TO: &str = "sync-reply-to";
 
 /// Where an event is published: `workos.events.<env>.<event type>`.
 #[must_use]
@@ -26,6 +37,33 @@ pub fn worker_consumer(env: &str) -> String {
     format!("worker-{env}")
 }
 
+/// Where an immediate sync of an object is asked for: `workos.sync.<env>.<kind>.<id>`.
+#[must_use]
+pub fn sync(env: &str, object: &ObjectRef) -> String {
+    format!("workos.sync.{env}.{}.{}", object.kind, token(&object.id))
+}
+
+/// All immediate syncs of one environment.
+#[must_use]
+pub fn syncs_of(env: &str) -> String {
+    format!("workos.sync.{env}.>")
+}
+
+/// The durable consumer of the fast lane that all workers of one environment share.
+#[must_use]
+pub fn sync_consumer(env: &str) -> String {
+    format!("sync-{env}")
+}
+
+/// Ids are opaque: what one token of a subject must not carry is escaped, so that two ids never share a
+/// subject. The message itself holds the id as it is.
+fn token(id: &str) -> String {
+    utf8_percent_encode(id, TOKEN).to_string()
+}
+
+/// What may stand in a token as it is: letters, digits, `_` and `-`.
+const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-');
+
 /// Event types are an open set and come from outside: what a subject must not carry (wildcards,
 /// spaces, control characters, empty tokens) becomes `_`, so that any type can be published.
 fn tokens(event_type: &str) -> String {
@@ -40,6 +78,7 @@ fn tokens(event_type: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Kind;
 
     #[test]
     fn a_known_type_keeps_its_name() {
@@ -50,5 +89,13 @@ mod tests {
     fn a_hostile_type_cannot_leave_its_subject() {
         assert_eq!(event("test", "a b.*.>..\r\nPUB"), "workos.events.test.a_b._._._.__PUB");
         assert_eq!(event("test", ""), "workos.events.test._");
+    }
+
+    #[test]
+    fn an_id_of_any_text_is_one_token_of_its_own() {
+        let subject = |id| sync("test", &ObjectRef::new(Kind::User, id));
+        assert_eq!(subject("user_01J8-x"), "workos.sync.test.user.user_01J8-x");
+        assert_eq!(subject("a.b *>\r\n"), "workos.sync.test.user.a%2Eb%20%2A%3E%0D%0A");
+        assert_ne!(subject("a%2Eb"), subject("a.b"));
     }
 }

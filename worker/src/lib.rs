@@ -3,7 +3,8 @@
 //! In the order data visits them: [`consumer`] pulls deliveries and settles them, [`process`] carries one
 //! batch from start to finish, [`decide`] says where each event stands and what an answer means,
 //! [`sync`] asks, claims and writes, with [`workos`] for the questions, [`guard`] for the races,
-//! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
+//! [`object`] for the kinds, [`ledger`] for the records. What somebody waits for goes by the [`fast_lane`], with
+//! its [`relations`]. [`failure`] says what each failure asks of us
 //! and [`backoff`] how long that takes.
 
 pub mod backoff;
@@ -14,11 +15,13 @@ mod crash;
 pub mod database;
 pub mod decide;
 pub mod failure;
+pub mod fast_lane;
 pub mod guard;
 pub mod ledger;
 pub mod metrics;
 pub mod object;
 pub mod outcome;
 pub mod process;
+pub mod relations;
 pub mod sync;
 pub mod workos;

@@ -17,7 +17,7 @@ use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
 use crate::object::{Record, Row};
 use crate::outcome::Outcome;
-use crate::workos::{Lane, WorkOs};
+use crate::workos::{Answer, Lane, Reply, WorkOs};
 use crate::{crash, object as kinds};
 
 /// Deadlocks and serialization failures are tried again at once this often.
@@ -34,8 +34,34 @@ pub struct Wish {
     pub said: Option<DateTime<Utc>>,
     /// What the guard knew of it before the fence was taken.
     pub known: Option<Known>,
-    /// Places, in the batch, of the events that led to it; the first is the one that gets the credit.
+    /// Places, in the batch, of the events that led to it; the first is the one that gets the credit. A place
+    /// beyond the batch is nobody's event; its ending is told all the same.
     pub events: Vec<usize>,
+    /// What a list told of it after the fence was taken: then it is not asked for.
+    pub told: Option<Told>,
+}
+
+impl Wish {
+    /// To ask for an object, whatever the guard knows of it.
+    #[must_use]
+    pub fn asking(object: ObjectRef, known: Option<Known>) -> Self {
+        Self { object, deleted: false, said: None, known, events: Vec::new(), told: None }
+    }
+
+    /// To take what a list told of an object.
+    #[must_use]
+    pub fn told(told: Told, known: Option<Known>) -> Self {
+        Self { told: Some(told.clone()), ..Self::asking(told.record.object, known) }
+    }
+}
+
+/// An object as a list shows it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The object.
+    pub record: Record,
+    /// Other objects that came with it.
+    pub embedded: Vec<Record>,
 }
 
 /// One event of a batch.
@@ -136,10 +162,20 @@ impl Sync {
         let mut entries: BTreeMap<ObjectRef, Entry> = BTreeMap::new();
         let mut embedded: Vec<Record> = Vec::new();
         let mut frontier: Vec<ObjectRef> = Vec::new();
-        for wish in wishes {
+        let mut told: Vec<Reply> = Vec::new();
+        // An object that is both asked for and told of by a list is asked for.
+        let (listed, asked): (Vec<Wish>, Vec<Wish>) =
+            wishes.into_iter().partition(|wish| wish.told.is_some());
+        for wish in asked.into_iter().chain(listed) {
+            if wish.told.is_some() && entries.contains_key(&wish.object) {
+                continue;
+            }
             let mut entry = Entry::asked(wish.object, wish.known);
             if wish.deleted {
                 entry.verdict = Verdict::Gone(DeletedBy::Event);
+            } else if let Some(Told { record, embedded }) = wish.told {
+                let answer = Ok(Answer::Found(Box::new(record)));
+                told.push(Reply { object: entry.object.clone(), answer, embedded });
             } else {
                 frontier.push(entry.object.clone());
             }
@@ -148,11 +184,12 @@ impl Sync {
             entries.insert(entry.object.clone(), entry);
         }
         let mut suspicions: Vec<(ObjectRef, ObjectRef)> = Vec::new();
-        while !frontier.is_empty() {
+        while !frontier.is_empty() || !told.is_empty() {
             let mut parents: HashSet<ObjectRef> = HashSet::new();
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
-            for reply in self.workos.ask(&frontier, self.lane).await {
+            let answered = self.workos.ask(&frontier, self.lane).await;
+            for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
                 if let Verdict::Present(record) = &entry.verdict {

@@ -153,6 +153,12 @@ pub(crate) async fn drained(context: &Context, count: u64) -> anyhow::Result<Dur
     }
 }
 
+/// Events that the workers have not acknowledged yet.
+pub(crate) async fn pending(context: &Context) -> anyhow::Result<u64> {
+    let info = look(context).await?;
+    Ok(info.num_pending + u64::try_from(info.num_ack_pending)?)
+}
+
 async fn look(context: &Context) -> anyhow::Result<Info> {
     let stream = context.get_stream_no_info(subject::EVENTS_STREAM).await?;
     Ok(stream.consumer_info(subject::worker_consumer(ENVIRONMENT)).await?)

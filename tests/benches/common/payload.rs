@@ -133,6 +133,21 @@ impl Requests {
         Ok(requests)
     }
 
+    /// Requests for an immediate sync of users, each of which waits for its end.
+    pub(crate) fn syncs<'a>(users: impl IntoIterator<Item = &'a User>, token: &str) -> anyhow::Result<Self> {
+        let mut requests = Self::default();
+        for user in users {
+            write!(
+                requests.bytes,
+                "POST /sync/user/{}?wait=10s HTTP/1.1\r\nhost: bench.example.com\r\n\
+                 authorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n",
+                user.id
+            )?;
+            requests.ends.push(requests.bytes.len());
+        }
+        Ok(requests)
+    }
+
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()

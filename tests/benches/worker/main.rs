@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod drain;
+mod immediate;
 mod lag;
 mod roofs;
 mod world;
@@ -67,6 +68,10 @@ async fn run() -> anyhow::Result<()> {
     }
     if settings.wants("memory") {
         memory(&settings, &mut world, &mut report).await?;
+    }
+    // Last: it gives some users memberships.
+    if settings.wants("immediate") {
+        immediate(&settings, &mut world, &mut report).await?;
     }
     report.print();
     Ok(())
@@ -210,5 +215,35 @@ async fn memory(settings: &Settings, world: &mut World, report: &mut Report) -> 
             .judged(Judge::AtMost(100.0, 50.0))
             .note(format!("{:.0} events/s", drained.rate())),
     );
+    Ok(())
+}
+
+async fn immediate(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    const LOGINS: usize = 300;
+    let backlog = settings.events(20_000).min(USERS / 2);
+    world.latency(Duration::ZERO).await?;
+    immediate::prepare(world, LOGINS).await?;
+    world.latency(LATENCY).await?;
+    let cases = [("at 90/s", &[][..]), ("as fast as it can", &UNBOUND[..1])];
+    for (name, env) in cases {
+        let mut turns = Vec::new();
+        for _ in 0..settings.rounds {
+            turns.push(immediate::measure(world, backlog, LOGINS, env).await?);
+        }
+        let of = |quantile| median(turns.iter().map(|turn| turn.answered(quantile)));
+        let left = turns.iter().map(|turn| turn.left).min().unwrap_or_default();
+        report.add(
+            Figure::new(format!("immediate sync p50, {backlog} events worked on {name}"), of(0.50), "ms")
+                .note("a user with two memberships, WorkOS takes 50 ms; from the request to 200, rows committed"),
+        );
+        report.add(
+            Figure::new(format!("immediate sync p99, {backlog} events worked on {name}"), of(0.99), "ms")
+                .judged(Judge::AtMost(250.0, 150.0))
+                .note(format!(
+                    "{left} events still waited at the end; {}",
+                    turns.last().map(|turn| turn.cpu.clone()).unwrap_or_default()
+                )),
+        );
+    }
     Ok(())
 }

@@ -99,6 +99,28 @@ impl World {
             .map(drop)
     }
 
+    /// Makes each of these users a member of some of so many new organizations.
+    pub(crate) async fn join_organizations(
+        &self,
+        users: &[User],
+        organizations: usize,
+        each: usize,
+    ) -> anyhow::Result<()> {
+        let mut ids = Vec::with_capacity(organizations);
+        for number in 0..organizations {
+            let name = json!({"name": format!("Organization {number}")});
+            let made = self.control(reqwest::Method::POST, "objects/organization", &name).await?;
+            ids.push(made["id"].as_str().context("an organization without id")?.to_owned());
+        }
+        for (number, user) in users.iter().enumerate() {
+            for organization in ids.iter().cycle().skip(number).take(each) {
+                let membership = json!({"user_id": user.id, "organization_id": organization});
+                self.control(reqwest::Method::POST, "objects/organization_membership", &membership).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets how often WorkOS was asked.
     pub(crate) async fn forget_requests(&self) -> anyhow::Result<()> {
         self.control(reqwest::Method::DELETE, "requests", &Value::Null).await.map(drop)

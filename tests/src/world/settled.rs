@@ -47,6 +47,16 @@ async fn pending(world: &World) -> Vec<String> {
         )),
         Err(error) => pending.push(format!("the broker does not say what is pending: {error:#} (did a worker ever run?)")),
     }
+    // A world without a worker has no fast lane.
+    let consumer = subject::sync_consumer(world.environment());
+    if let Ok(info) = look(world, subject::SYNC_STREAM, &consumer).await
+        && info.num_pending + info.num_ack_pending as u64 > 0
+    {
+        pending.push(format!(
+            "the consumer {consumer} has {} requests to deliver, {} to be acknowledged",
+            info.num_pending, info.num_ack_pending
+        ));
+    }
     pending
 }
 

@@ -6,11 +6,13 @@
     reason = "in a story, a failure of the world is a failure of the story"
 )]
 
+mod authkit_docs;
 mod convergence;
 mod crash;
 mod emulator;
 mod harness;
 mod hostile_http;
+mod immediate;
 mod ledger;
 mod main_path;
 mod order;

@@ -7,8 +7,9 @@ use shared::{broker, shutdown, telemetry};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::sync::Sync;
 use crate::workos::Lane;
-use crate::{backoff, consumer, database};
+use crate::{backoff, consumer, database, fast_lane};
 
 /// Consumes until told to leave.
 pub async fn run(config: Config) -> anyhow::Result<Exit> {
@@ -23,7 +24,9 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         admin::serve(config.admin, Admin::new(readiness.clone(), move || rendered.render()), stop.clone())?;
     tracing::info!(admin = %admin, env = config.ask.env, "worker started");
 
-    let connections = u32::try_from(consumer::in_flight(&config)).unwrap_or(u32::MAX).saturating_add(2);
+    let connections = u32::try_from(consumer::in_flight(&config))
+        .unwrap_or(u32::MAX)
+        .saturating_add(2 + fast_lane::CONNECTIONS);
     let pool = database::pool(&config.database.url, connections)?;
     let missing = tokio::select! {
         missing = missing_migrations(&pool, config.auto_migrate) => missing?,
@@ -42,7 +45,11 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let client = broker::connect(&config.broker, "workos-sync worker", &readiness).await?;
     let jetstream = async_nats::jetstream::new(client.clone());
     let sync = super::sync(&config.ask, pool.clone(), &metrics, Lane::Events)?;
-    consumer::run(&config, jetstream, sync, metrics, readiness, stop).await;
+    let immediate = Sync { lane: Lane::Immediate, ..sync.clone() };
+    tokio::join!(
+        fast_lane::run(jetstream.clone(), config.broker.replicas, immediate, metrics.clone(), stop.clone()),
+        consumer::run(&config, jetstream, sync, metrics, readiness, stop),
+    );
     // What was acknowledged must leave before the connection does.
     if let Err(error) = client.flush().await {
         tracing::debug!(error = %error, "failed to flush the last acknowledgements");

@@ -49,6 +49,22 @@ fn segment(id: &str) -> String {
     }
 }
 
+/// The path of the list that belongs to one object.
+#[must_use]
+pub fn list_under(path: &str, id: &str) -> String {
+    path.replace("{}", &segment(id).replace('&', "%26").replace('+', "%2B"))
+}
+
+/// The lists of what belongs to an object, each with the kind that it lists.
+pub fn lists_of(object: &ObjectRef) -> impl Iterator<Item = (Kind, String)> {
+    Kind::ALL.into_iter().flat_map(move |kind| {
+        belonging(kind)
+            .iter()
+            .filter(|(parent, _)| *parent == object.kind)
+            .map(move |(_, path)| (kind, list_under(path, &object.id)))
+    })
+}
+
 /// What one answer of WorkOS holds.
 pub struct Answered<R> {
     /// The object itself.
@@ -142,6 +158,12 @@ macro_rules! kinds {
                     $( (Self::$kind(new), _) => new.changes(None), )+
                 }
             }
+        }
+
+        /// Lists of those of a kind that belong to one object of another kind.
+        #[must_use]
+        pub const fn belonging(kind: Kind) -> &'static [(Kind, &'static str)] {
+            match kind { $( Kind::$kind => $module::BELONGING, )+ }
         }
 
         /// Where WorkOS keeps it.
@@ -334,6 +356,13 @@ mod tests {
                 .expect("a user");
         let Row::User(row) = &records[0].row else { panic!("not a user") };
         assert_eq!(row.first_name.as_deref(), Some("A\u{FFFD}da"));
+    }
+
+    #[test]
+    fn a_list_is_found_by_what_it_belongs_to_and_its_id_stays_in_its_place() {
+        let lists: Vec<_> = lists_of(&ObjectRef::new(Kind::User, "a&b=c")).collect();
+        assert_eq!(lists.len(), 1);
+        assert!(lists[0].1.contains("user_id=a%26b=c&statuses="), "{}", lists[0].1);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) fn path(id: &str) -> String {
     format!("/organizations/{}", segment(id))
 }
 
+/// Lists of those that belong to one other object: none.
+pub(super) const BELONGING: &[(Kind, &str)] = &[];
+
 /// Reads an answer. The domains become objects of their own; a copy of them in `_raw` would go stale.
 pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
     let embedded = match fields.remove("domains") {

@@ -25,6 +25,9 @@ pub(super) fn path(id: &str) -> String {
     format!("/organization_domains/{}", segment(id))
 }
 
+/// Lists of those that belong to one other object: an answer about the organization brings them.
+pub(super) const BELONGING: &[(Kind, &str)] = &[];
+
 /// Reads an answer.
 pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
     let row = Row::read(id, fields);

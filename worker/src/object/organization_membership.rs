@@ -29,6 +29,13 @@ pub(super) fn path(id: &str) -> String {
     format!("/user_management/organization_memberships/{}", segment(id))
 }
 
+/// Lists of those that belong to one other object.
+pub(super) const BELONGING: &[(Kind, &str)] = &[(Kind::Organization, OF_ORGANIZATION), (Kind::User, OF_USER)];
+
+const OF_ORGANIZATION: &str =
+    "/user_management/organization_memberships?organization_id={}&statuses=active,inactive,pending";
+const OF_USER: &str = "/user_management/organization_memberships?user_id={}&statuses=active,inactive,pending";
+
 /// Reads an answer. The embedded user and the organization's name are copies of other objects: they
 /// would go stale in `_raw`.
 pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {

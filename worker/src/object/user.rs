@@ -30,6 +30,9 @@ pub(super) fn path(id: &str) -> String {
     format!("/user_management/users/{}", segment(id))
 }
 
+/// Lists of those that belong to one other object: none that their memberships do not tell.
+pub(super) const BELONGING: &[(Kind, &str)] = &[];
+
 /// Reads an answer.
 pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
     Answered { row: Row::read(id, fields), parents: Vec::new(), embedded: Vec::new() }

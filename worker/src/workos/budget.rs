@@ -2,11 +2,13 @@
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Lane;
@@ -50,6 +52,20 @@ pub struct Budget {
     limiter: Option<DefaultDirectRateLimiter>,
     clock: DefaultClock,
     paused_until: Mutex<Option<Instant>>,
+    /// Requests on behalf of somebody who waits, that wait themselves: nobody else is admitted meanwhile.
+    immediate: AtomicUsize,
+    /// One of them has gone.
+    gone: Notify,
+}
+
+/// A request on behalf of somebody who waits, until it is admitted or given up.
+struct Ahead<'a>(&'a Budget);
+
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        self.0.immediate.fetch_sub(1, Ordering::SeqCst);
+        self.0.gone.notify_waiters();
+    }
 }
 
 impl Budget {
@@ -65,13 +81,23 @@ impl Budget {
                 RateLimiter::direct(quota.allow_burst(burst))
             }),
         };
-        Self { limiter, clock: DefaultClock::default(), paused_until: Mutex::new(None) }
+        Self {
+            limiter,
+            clock: DefaultClock::default(),
+            paused_until: Mutex::new(None),
+            immediate: AtomicUsize::new(0),
+            gone: Notify::new(),
+        }
     }
 
     /// Waits until a request may be made and says how long that took; `Err` when a pause is too long
-    /// to sit out.
-    pub async fn admit(&self, _lane: Lane) -> Result<Duration, Failure> {
+    /// to sit out. Who asks on behalf of somebody who waits goes first.
+    pub async fn admit(&self, lane: Lane) -> Result<Duration, Failure> {
         let started = Instant::now();
+        let _ahead = (lane == Lane::Immediate).then(|| {
+            self.immediate.fetch_add(1, Ordering::SeqCst);
+            Ahead(self)
+        });
         loop {
             if let Some(rest) = self.pause_left() {
                 if rest > WORTH_WAITING {
@@ -81,6 +107,12 @@ impl Budget {
                 continue;
             }
             let Some(limiter) = &self.limiter else { break };
+            // Made before the look, so that who goes in between is not missed.
+            let gone = self.gone.notified();
+            if lane != Lane::Immediate && self.immediate.load(Ordering::SeqCst) > 0 {
+                gone.await;
+                continue;
+            }
             match limiter.check() {
                 Ok(()) => break,
                 Err(not_until) => tokio::time::sleep(not_until.wait_time_from(self.clock.now())).await,
@@ -109,6 +141,8 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
 
     #[test]
@@ -120,6 +154,32 @@ mod tests {
         for bad in ["", "90", "0/s", "-1/s", "90/h"] {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_waited_for_goes_first() {
+        let budget = Budget::new("500/s".parse().expect("a rate"));
+        while budget.limiter.as_ref().is_some_and(|limiter| limiter.check().is_ok()) {}
+        let admitted = AtomicUsize::new(0);
+        let events = join_all((0..100).map(|_| async {
+            budget.admit(Lane::Events).await.expect("no pause");
+            admitted.fetch_add(1, Ordering::SeqCst);
+        }));
+        let immediate = async {
+            for _ in 0..10 {
+                // Those before are in the queue by now.
+                tokio::task::yield_now().await;
+                let before = admitted.load(Ordering::SeqCst);
+                budget.admit(Lane::Immediate).await.expect("no pause");
+                assert_eq!(
+                    admitted.load(Ordering::SeqCst),
+                    before,
+                    "others went before the one that is waited for"
+                );
+            }
+        };
+        tokio::join!(events, immediate);
+        assert_eq!(admitted.load(Ordering::SeqCst), 100, "and then they went too");
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,6 +33,9 @@ const LARGEST_ANSWER: usize = 16 << 20;
 /// Requests for one object within one pass; after that the event is delivered again later.
 const TRIES_IN_PASS: u32 = 2;
 
+/// Requests at once on behalf of somebody who waits, besides those of everything else: they stand in no queue.
+const IMMEDIATE_AT_ONCE: usize = 16;
+
 /// What WorkOS says about an object. That it is not there is an answer, not an error.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -82,6 +85,7 @@ pub struct WorkOs {
     client: reqwest::Client,
     base: Arc<str>,
     in_flight: Arc<Semaphore>,
+    immediate: Arc<Semaphore>,
     budget: Arc<Budget>,
     metrics: Metrics,
 }
@@ -118,6 +122,7 @@ impl WorkOs {
             client,
             base: base.as_str().trim_end_matches('/').into(),
             in_flight: Arc::new(Semaphore::new(concurrency)),
+            immediate: Arc::new(Semaphore::new(IMMEDIATE_AT_ONCE)),
             budget: Arc::new(Budget::new(rate)),
             metrics,
         })
@@ -201,7 +206,8 @@ impl WorkOs {
     async fn request(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
         // The permit first: it is handed out in order, so that few requests at a time wait for the budget.
         // The semaphore is never closed.
-        let _permit = self.in_flight.acquire().await.map_err(|_| Failure::Unreachable)?;
+        let permits = if lane == Lane::Immediate { &self.immediate } else { &self.in_flight };
+        let _permit = permits.acquire().await.map_err(|_| Failure::Unreachable)?;
         let waited = self.budget.admit(lane).await?;
         self.metrics.rate_limit_wait(waited);
         let response = match self.client.get(format!("{}{path}", self.base)).send().await {
