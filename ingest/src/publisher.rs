@@ -6,15 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, Subject, jetstream};
 use shared::admin::Readiness;
 use shared::broker::StreamFacts;
-use shared::event::Event;
+use shared::event::{Arrival, Event};
 use shared::telemetry::TraceParent;
-use shared::{broker, catalogue, subject};
+use shared::{broker, catalogue, message, subject};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +29,6 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// How soon a new connection to the broker is noticed, to look for the stream there.
 const CONNECTION_CHECK: Duration = Duration::from_secs(1);
-
-/// Room for a message of the usual size, about 350 bytes.
-const USUAL_PAYLOAD: usize = 512;
 
 /// What became of an event that the broker acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +66,7 @@ pub struct Publisher {
     env: String,
     /// The subjects of the types we know; others are made when they come.
     subjects: HashMap<&'static str, Subject>,
+    arrivals: Subject,
     stream_missed: Arc<Notify>,
 }
 
@@ -88,7 +84,8 @@ impl Publisher {
             .iter()
             .map(|entry| (entry.event_type, subject::event(env, entry.event_type).into()))
             .collect();
-        Self { client, jetstream, env: env.to_owned(), subjects, stream_missed: Arc::default() }
+        let arrivals = subject::arrivals(env).into();
+        Self { client, jetstream, env: env.to_owned(), subjects, arrivals, stream_missed: Arc::default() }
     }
 
     /// Stores an event and waits for the acknowledgement.
@@ -97,21 +94,17 @@ impl Publisher {
         if self.client.connection_state() != State::Connected {
             return Err(Unstored::NotConnected);
         }
-        let mut payload = Vec::with_capacity(USUAL_PAYLOAD);
-        serde_json::to_writer(&mut payload, event).map_err(|_| Unstored::Refused)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, message_id(&event.id));
-        if let Some(trace) = trace {
-            headers.insert(subject::TRACEPARENT, trace.as_str());
-        }
-        let message = PublishMessage::build().headers(headers).payload(payload.into());
+        let message = message::of(event, trace).map_err(|_| Unstored::Refused)?;
         let sent = self.jetstream.send_publish(self.subject(&event.event_type), message).await;
         let acknowledged = match sent {
             Ok(acknowledgement) => acknowledgement.await,
             Err(error) => Err(error),
         };
         match acknowledged {
-            Ok(ack) if ack.duplicate => Ok(Stored::Duplicate),
+            Ok(ack) if ack.duplicate => {
+                self.tell_arrival(event).await;
+                Ok(Stored::Duplicate)
+            }
             Ok(_) => Ok(Stored::New),
             Err(error) => Err(self.unstored(&error)),
         }
@@ -191,6 +184,15 @@ impl Publisher {
         }
     }
 
+    /// The stream drops what it has, so the ledger would not learn that the webhook came too. The event is safe;
+    /// this only keeps the count of webhooks that never came.
+    async fn tell_arrival(&self, event: &Event) {
+        let Ok(payload) = serde_json::to_vec(&Arrival::from(event)) else { return };
+        if let Err(error) = self.client.publish(self.arrivals.clone(), payload.into()).await {
+            tracing::debug!(error = %error, "failed to tell that a webhook brought what the stream had");
+        }
+    }
+
     fn unstored(&self, error: &jetstream::context::PublishError) -> Unstored {
         match error.kind() {
             PublishErrorKind::StreamNotFound => {
@@ -205,23 +207,5 @@ impl Publisher {
             | PublishErrorKind::MaxPayloadExceeded
             | PublishErrorKind::Other => Unstored::Refused,
         }
-    }
-}
-
-/// The id by which the broker knows duplicates. WorkOS's ids are plain; one that would not survive as
-/// a header goes as hexadecimal digits.
-fn message_id(id: &str) -> String {
-    if id.bytes().all(|byte| byte.is_ascii_graphic()) { id.to_owned() } else { hex::encode(id) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_of_any_text_is_a_header_of_one_word() {
-        assert_eq!(message_id("event_01J8"), "event_01J8");
-        assert_eq!(message_id("a b"), "612062");
-        assert!(message_id("é\r\nX: y").bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }
