@@ -4,7 +4,7 @@
 //! batch from start to finish, [`decide`] says where each event stands and what an answer means,
 //! [`sync`] asks, claims and writes, with [`workos`] for the questions, [`guard`] for the races,
 //! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
-//! and [`backoff`] how long that takes.
+//! and [`backoff`] how long that takes. Beside them, [`tail`] reads the Events API into the same stream.
 
 pub mod backoff;
 pub mod command;
@@ -21,4 +21,5 @@ pub mod object;
 pub mod outcome;
 pub mod process;
 pub mod sync;
+pub mod tail;
 pub mod workos;
