@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,31 +19,61 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{listen, metrics};
 
-/// Why the program is not ready, by dependency; ready when nothing stands here.
+/// Why the program is not ready, by dependency; ready when nothing stands here. Besides, what a person should
+/// know although it is ready.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, String>>>);
+pub struct Readiness(Arc<Mutex<Lines>>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    reasons: BTreeMap<&'static str, String>,
+    notes: BTreeMap<&'static str, String>,
+}
 
 impl Readiness {
     /// `what` keeps us from being ready.
     pub fn unready(&self, what: &'static str, why: impl Into<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what, why.into());
+        self.lock().reasons.insert(what, why.into());
     }
 
     /// `what` no longer keeps us from being ready.
     pub fn ready(&self, what: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+        self.lock().reasons.remove(what);
+    }
+
+    /// A person should know this about `what`; it does not keep us from being ready.
+    pub fn note(&self, what: &'static str, text: impl Into<String>) {
+        self.lock().notes.insert(what, text.into());
+    }
+
+    /// There is nothing to know about `what` any more.
+    pub fn clear_note(&self, what: &'static str) {
+        self.lock().notes.remove(what);
     }
 
     /// One line per reason; empty when ready.
     #[must_use]
     pub fn reasons(&self) -> String {
-        let mut text = String::new();
-        for (what, why) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            // Writing into a String cannot fail.
-            let _ = writeln!(text, "{what}: {why}");
-        }
-        text
+        lines(&self.lock().reasons)
     }
+
+    /// One line per note.
+    #[must_use]
+    pub fn notes(&self) -> String {
+        lines(&self.lock().notes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lines(of: &BTreeMap<&'static str, String>) -> String {
+    of.iter().fold(String::new(), |mut text, (what, why)| {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{what}: {why}");
+        text
+    })
 }
 
 /// What the admin address shows.
@@ -67,7 +97,9 @@ impl Admin {
             // Liveness never depends on a dependency: restarting us would not bring it back.
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => match self.readiness.reasons() {
-                reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
+                reasons if reasons.is_empty() => {
+                    text(StatusCode::OK, format!("ready\n{}", self.readiness.notes()))
+                }
                 reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons),
             },
             "/metrics" => {

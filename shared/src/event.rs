@@ -84,6 +84,22 @@ impl Event {
     }
 }
 
+/// A webhook brought an event that was in the stream already, which drops what it has. This is how the ledger
+/// learns of it all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// WorkOS's id of the event.
+    pub id: String,
+    /// When the webhook reached us.
+    pub received_at: DateTime<Utc>,
+}
+
+impl From<&Event> for Arrival {
+    fn from(event: &Event) -> Self {
+        Self { id: event.id.clone(), received_at: event.received_at }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,12 @@ pub fn events_of(env: &str) -> String {
     format!("workos.events.{env}.>")
 }
 
+/// Where ingest tells, outside of any stream, that a webhook brought what was in the stream already.
+#[must_use]
+pub fn arrivals(env: &str) -> String {
+    format!("workos.arrivals.{env}")
+}
+
 /// The durable consumer that all workers of one environment share.
 #[must_use]
 pub fn worker_consumer(env: &str) -> String {

@@ -36,6 +36,15 @@ pub struct AskConfig {
     pub keep_personal: bool,
 }
 
+/// Settings of the reading of the Events API.
+#[derive(Clone, Copy, Debug)]
+pub struct TailConfig {
+    /// `SYNC_TAIL_INTERVAL`.
+    pub interval: Duration,
+    /// `SYNC_WEBHOOK_GRACE`: how long after the tail an event's webhook may come before it counts as missed.
+    pub grace: Duration,
+}
+
 /// Settings of `worker run`.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +64,8 @@ pub struct Config {
     pub batch_wait: Duration,
     /// `SYNC_ACK_WAIT`: how long the broker waits for a worker that may have died.
     pub ack_wait: Duration,
+    /// `SYNC_TAIL_INTERVAL`; `None` when it is `off`.
+    pub tail: Option<TailConfig>,
 }
 
 impl DatabaseConfig {
@@ -111,6 +122,19 @@ impl AskConfig {
     }
 }
 
+impl TailConfig {
+    /// Webhooks are usually there before the tail, and a first repetition takes WorkOS longer than an interval.
+    const GRACE_INTERVALS: u32 = 6;
+
+    fn read(settings: &mut Settings) -> Read<Option<Self>> {
+        let interval = settings.duration_or_off("SYNC_TAIL_INTERVAL", "10s");
+        let usual = interval.as_ref().ok().copied().flatten().unwrap_or_default() * Self::GRACE_INTERVALS;
+        let grace = settings.duration("SYNC_WEBHOOK_GRACE", &format!("{}ms", usual.as_millis()));
+        let (interval, grace) = (interval?, grace?);
+        Ok(interval.map(|interval| Self { interval, grace }))
+    }
+}
+
 impl Config {
     /// Reads every setting; `Err` names each that is missing or malformed.
     pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
@@ -128,6 +152,7 @@ impl Config {
         let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
         let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
+        let tail = TailConfig::read(settings);
         Ok(Self {
             ask: ask?,
             database: database?,
@@ -137,6 +162,7 @@ impl Config {
             batch_max: batch_max?,
             batch_wait: batch_wait?,
             ack_wait: ack_wait?,
+            tail: tail?,
         })
     }
 }

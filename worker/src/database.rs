@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use shared::config::Secret;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 /// Where the migrator keeps its own record.
 const MIGRATIONS_TABLE: &str = "workos_sync._sqlx_migrations";
@@ -66,13 +66,26 @@ impl From<sqlx::Error> for Trouble {
     }
 }
 
-/// A pool of connections that are made when first needed.
-pub fn pool(url: &Secret, connections: u32) -> anyhow::Result<PgPool> {
+fn options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
     let options: PgConnectOptions = url
         .reveal()
         .parse()
         .ok()
         .context("DATABASE_URL is malformed, wants postgres://user@host/database")?;
+    Ok(options.application_name("workos-sync"))
+}
+
+/// A connection outside the pool, for what dies with it.
+pub async fn connect(url: &Secret) -> anyhow::Result<PgConnection> {
+    let mut connection =
+        PgConnection::connect_with(&options(url)?).await.context("failed to connect to Postgres")?;
+    sqlx::raw_sql(SESSION).execute(&mut connection).await.context("failed to set up the connection")?;
+    Ok(connection)
+}
+
+/// A pool of connections that are made when first needed.
+pub fn pool(url: &Secret, connections: u32) -> anyhow::Result<PgPool> {
+    let options = options(url)?;
     Ok(PgPoolOptions::new()
         .after_connect(|connection, _| {
             Box::pin(async move {
@@ -85,7 +98,7 @@ pub fn pool(url: &Secret, connections: u32) -> anyhow::Result<PgPool> {
         // A broken connection shows itself at the first statement; asking first would cost each batch
         // a round trip.
         .test_before_acquire(false)
-        .connect_lazy_with(options.application_name("workos-sync")))
+        .connect_lazy_with(options))
 }
 
 fn migrator() -> Migrator {

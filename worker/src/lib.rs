@@ -3,9 +3,9 @@
 //! In the order data visits them: [`consumer`] pulls deliveries and settles them, [`process`] carries one
 //! batch from start to finish, [`decide`] says where each event stands and what an answer means,
 //! [`sync`] asks, claims and writes, with [`workos`] for the questions, [`guard`] for the races,
-//! [`object`] for the kinds, [`ledger`] for the records. What somebody waits for goes by the [`fast_lane`], with
-//! its [`relations`]. [`failure`] says what each failure asks of us
-//! and [`backoff`] how long that takes.
+//! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
+//! and [`backoff`] how long that takes. Beside them, [`tail`] reads the Events API into the same stream, and what
+//! somebody waits for goes by the [`fast_lane`], with its [`relations`].
 
 pub mod backoff;
 pub mod command;
@@ -24,4 +24,5 @@ pub mod outcome;
 pub mod process;
 pub mod relations;
 pub mod sync;
+pub mod tail;
 pub mod workos;

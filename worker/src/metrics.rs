@@ -13,6 +13,7 @@ use shared::event::Channel;
 use shared::metrics::{latency_buckets, registry, render};
 
 use crate::outcome::Outcome;
+use crate::tail::metrics::TailMetrics;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabels {
@@ -40,6 +41,7 @@ struct Inner {
     coalesced: Counter,
     requests: Family<RequestLabels, Counter>,
     rate_limit_wait: Histogram,
+    tail: TailMetrics,
 }
 
 /// The worker's metrics.
@@ -83,6 +85,7 @@ impl Metrics {
             "How long a request waited for the budget",
             rate_limit_wait.clone(),
         );
+        let tail = TailMetrics::register(&mut registry);
         Self(Arc::new(Inner {
             registry,
             events,
@@ -92,6 +95,7 @@ impl Metrics {
             coalesced,
             requests,
             rate_limit_wait,
+            tail,
         }))
     }
 
@@ -99,6 +103,12 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         render(&self.0.registry)
+    }
+
+    /// What concerns the Events API, and webhooks as seen from there.
+    #[must_use]
+    pub fn tail(&self) -> &TailMetrics {
+        &self.0.tail
     }
 
     /// An event has its outcome.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
-use shared::clock;
-use shared::event::{Channel, Event};
+use shared::event::{Arrival, Channel, Event};
 use shared::id::ObjectRef;
+use shared::{clock, subject};
 
 use crate::crash;
 use crate::database::{self, Trouble};
@@ -86,6 +86,15 @@ async fn settle(message: &Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         // It will be delivered again, and the ledger makes that harmless.
         tracing::debug!(error = %error, "failed to settle a delivery");
+    }
+}
+
+/// A webhook brought what has its outcome already, most likely by the tail: the ledger is to know that it came.
+/// (The broker forgot the first one, or it would have dropped this one, and ingest would tell.)
+async fn tell_arrival(message: &Message, env: &str, event: &Event) {
+    let Ok(payload) = serde_json::to_vec(&Arrival::from(event)) else { return };
+    if let Err(error) = message.context.client().publish(subject::arrivals(env), payload.into()).await {
+        tracing::debug!(error = %error, "failed to tell that a webhook came late");
     }
 }
 
@@ -182,9 +191,17 @@ pub async fn batch(
         }));
         let Delivered { event, attempt, .. } = delivered;
         let ack = match &ending {
-            Ending::Duplicate => AckKind::Ack,
+            Ending::Duplicate => {
+                if event.channel == Channel::Webhook {
+                    tell_arrival(message, &sync.env, event).await;
+                }
+                AckKind::Ack
+            }
             Ending::Ends(outcome, _) => {
                 metrics.event(*outcome, event.channel, event.created_at, now);
+                if event.channel == Channel::Webhook {
+                    metrics.tail().webhook(event.created_at, event.received_at);
+                }
                 tracing::debug!(event.id = %event.id, event.r#type = %event.event_type, outcome = %outcome, "settled");
                 AckKind::Ack
             }

@@ -85,6 +85,8 @@ pub(super) struct Record {
     pub(super) wire: Bytes,
     /// How the Events API shows it.
     listed: Bytes,
+    /// From when on.
+    shown_at: DateTime<Utc>,
 }
 
 /// An event as it is sent.
@@ -138,6 +140,8 @@ impl State {
         let lost = chance(self.knobs.lost_event, &mut self.rng);
         // With nobody listening for webhooks, the Events API is the only channel.
         let on_events_api = !lost || (self.endpoints.is_empty() && !self.knobs.lose_on_both);
+        let late = chance(self.knobs.events_late, &mut self.rng);
+        let shown_at = if late { now + milliseconds(self.knobs.events_late_ms) } else { now };
         let envelope = Envelope {
             object: Some("event"),
             id: &id,
@@ -168,7 +172,7 @@ impl State {
             deliveries: Vec::new(),
         };
         let index = self.log.records.len();
-        self.log.records.push(Record { event, wire, listed });
+        self.log.records.push(Record { event, wire, listed, shown_at });
         self.log.by_id.insert(id.clone(), index);
         self.send_webhooks(index);
         id
@@ -196,14 +200,14 @@ impl State {
                     .index(id)
                     .filter(|&index| oldest.is_none_or(|oldest| records[index].event.created_at >= oldest))
                     .ok_or_else(|| Reply::message(400, &format!("Event not found: '{id}'.")))?;
-                Some(Place { below: index, above: index + 1 })
+                Some(Place { below: index, above: (index + 1).saturating_sub(self.knobs.events_repeat) })
             }
         };
         let page = paging.page(records.len(), place, |index| {
             let event = &records[index].event;
             let at = event.created_at;
             event.on_events_api
-                && at <= newest
+                && records[index].shown_at <= newest
                 && oldest.is_none_or(|oldest| at >= oldest)
                 && range_start.is_none_or(|start| at >= start)
                 && range_end.is_none_or(|end| at <= end)
@@ -299,6 +303,21 @@ mod tests {
         assert_eq!(numbers(&page), [4, 5, 6, 7]);
         let forgotten = format!("events=a.happened&after={}", state.log.records[1].event.id);
         assert_eq!(ask(&state, &forgotten, now), Err(400));
+    }
+
+    #[test]
+    fn a_late_event_appears_before_newer_ones_and_pages_may_overlap() {
+        let (mut state, start) = ten();
+        let second = |n| start + chrono::Duration::seconds(n);
+        state.log.records[4].shown_at = second(20);
+        let early = ask(&state, "events=a.happened&order=asc", second(10)).unwrap();
+        assert_eq!(numbers(&early), [0, 1, 2, 3, 5, 6, 7, 8, 9]);
+        let cursor = format!("events=a.happened&order=asc&after={}", state.log.records[3].event.id);
+        let late = ask(&state, &cursor, second(20)).unwrap();
+        assert_eq!(numbers(&late), [4, 5, 6, 7, 8, 9]);
+        state.knobs.events_repeat = 2;
+        let again = ask(&state, &cursor, second(20)).unwrap();
+        assert_eq!(numbers(&again), [2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

@@ -41,6 +41,12 @@ pub struct Knobs {
 
     /// The Events API does not show an event before it is this old.
     pub events_holdback_ms: u64,
+    /// Chance that the Events API shows an event late, when newer ones were shown already.
+    pub events_late: f64,
+    /// How much later than others.
+    pub events_late_ms: u64,
+    /// How many events before a cursor the Events API shows again after it.
+    pub events_repeat: usize,
     /// The Events API forgets an event of this age; a cursor that old is refused.
     pub events_retention_ms: Option<u64>,
     /// Chance that the Events API never shows an event.
@@ -98,6 +104,9 @@ impl Default for Knobs {
             reset: 0.0,
             rate_limits: Vec::new(),
             events_holdback_ms: 0,
+            events_late: 0.0,
+            events_late_ms: 2_000,
+            events_repeat: 0,
             events_retention_ms: None,
             lost_event: 0.0,
             auto_deliver: true,

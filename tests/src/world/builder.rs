@@ -203,14 +203,15 @@ impl Builder {
     }
 }
 
-/// What a worker needs to know of the servers. Stories are not to wait for the rate limit.
+/// What a worker needs to know of the servers. Stories are not to wait for the rate limit; and those that say
+/// what comes when by webhook are not to be helped by the Events API, unless they ask for it.
 pub(super) fn worker_settings(database_url: &str, sim: &Sim) -> Vec<(String, String)> {
     [
         ("DATABASE_URL", database_url),
         ("WORKOS_API_BASE_URL", sim.url()),
         ("WORKOS_API_KEY", sim.api_key()),
         ("SYNC_RATE_LIMIT", "5000/s"),
-        ("SYNC_TAIL_INTERVAL", "1s"),
+        ("SYNC_TAIL_INTERVAL", "off"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()

@@ -8,6 +8,7 @@ use shared::{broker, shutdown, telemetry};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::sync::Sync;
+use crate::tail::{self, Tail};
 use crate::workos::Lane;
 use crate::{backoff, consumer, database, fast_lane};
 
@@ -46,10 +47,24 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let jetstream = async_nats::jetstream::new(client.clone());
     let sync = super::sync(&config.ask, pool.clone(), &metrics, Lane::Events)?;
     let immediate = Sync { lane: Lane::Immediate, ..sync.clone() };
-    tokio::join!(
-        fast_lane::run(jetstream.clone(), config.broker.replicas, immediate, metrics.clone(), stop.clone()),
-        consumer::run(&config, jetstream, sync, metrics, readiness, stop),
-    );
+    let immediate =
+        fast_lane::run(jetstream.clone(), config.broker.replicas, immediate, metrics.clone(), stop.clone());
+    let tail = config.tail.clone().map(|tail| Tail {
+        env: config.ask.env.clone(),
+        config: tail,
+        database_url: config.database.url.clone(),
+        database: pool.clone(),
+        replicas: config.broker.replicas,
+        workos: sync.workos.clone(),
+        client: client.clone(),
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+    });
+    let reading = tail.map(|tail| tokio::spawn(tail::run(tail, stop.clone())));
+    tokio::join!(immediate, consumer::run(&config, jetstream, sync, metrics, readiness, stop));
+    if let Some(reading) = reading {
+        reading.await.context("the tail failed")?;
+    }
     // What was acknowledged must leave before the connection does.
     if let Err(error) = client.flush().await {
         tracing::debug!(error = %error, "failed to flush the last acknowledgements");
