@@ -75,7 +75,15 @@ impl Config {
         let max_in_flight = settings.number("INGEST_MAX_IN_FLIGHT", "1024", 1);
         let max_buffered = settings.size("INGEST_MAX_BUFFERED", "64MiB");
         // Measured: one thread is a little faster than two while the broker shares the machine.
-        let threads = settings.number("INGEST_THREADS", "1", 1);
+        let threads = settings.parsed(
+            "INGEST_THREADS",
+            "auto",
+            "a whole number from 1 to 64, or `auto`: one a core, up to 4",
+            |value| match value {
+                "auto" => Some(std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))),
+                value => value.parse().ok().filter(|threads| (1..=64).contains(threads)),
+            },
+        );
         let broker = BrokerConfig::read(&mut settings);
         let telemetry = TelemetryConfig::read(&mut settings);
         if let (Ok(max_body), Ok(max_buffered)) = (&max_body, &max_buffered)

@@ -41,7 +41,7 @@ fn serve() -> Exit {
         Err(problems) => return refused(&problems),
     };
     telemetry::init(&config.telemetry);
-    let ended = runtime(config.threads).map_err(anyhow::Error::from).and_then(|runtime| {
+    let ended = runtime().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let shutdown = shutdown::on_signal()?;
             ingest::run(config, shutdown).await
@@ -61,9 +61,8 @@ fn healthcheck() -> Exit {
         Ok(address) => address,
         Err(problems) => return refused(&problems),
     };
-    let asked = runtime(1)
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(admin::is_ready(address)));
+    let asked =
+        runtime().map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(admin::is_ready(address)));
     match asked {
         Ok(true) => Exit::Success,
         Ok(false) => {
@@ -82,10 +81,8 @@ fn refused(problems: &shared::config::Problems) -> Exit {
     Exit::Usage
 }
 
-/// One thread runs everything on itself, with no queue between threads; more share the work.
-fn runtime(threads: usize) -> std::io::Result<Runtime> {
-    match threads {
-        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-    }
+/// Everything of one thread runs on that thread, with no queue between threads; [`ingest::server`] starts others
+/// like it.
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -20,6 +20,7 @@ struct Labels {
 }
 
 /// Counters that are found by position, so that a request costs no lookup of labels.
+#[derive(Clone)]
 pub struct Metrics {
     webhooks: Vec<(Outcome, Counter)>,
     publish_seconds: Histogram,

@@ -20,7 +20,8 @@ use hyper_util::server::conn::auto;
 use shared::admin::{self, Admin, Readiness};
 use shared::{broker, listen, metrics as registry};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,9 @@ const LINGER: Duration = Duration::from_millis(300);
 /// How long we wait for requests in hand after the first signal.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Our name in the broker's list of connections.
+const CLIENT_NAME: &str = "workos-sync ingest";
+
 /// Pause after a failure to accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,47 +87,105 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         listen::bind(config.address).with_context(|| format!("failed to listen on {}", config.address))?;
     let address = listener.local_addr()?;
     let readiness = Readiness::default();
-    let client = broker::connect(&config.broker, "workos-sync ingest", &readiness).await?;
-    let publisher = Arc::new(Publisher::new(client.clone(), &config.env, config.max_in_flight));
-
     let mut registry = registry::registry();
     let metrics = Metrics::new(&mut registry);
+    // What must outlive the last request ends with this, not with the first signal.
+    let stop = CancellationToken::new();
+
+    let client = broker::connect(&config.broker, CLIENT_NAME, &readiness).await?;
     let immediate = config.sync_token.as_ref().map(|token| {
         let (metrics, leaving) = (SyncMetrics::new(&mut registry), shutdown.clone());
         // Webhooks find a free connection, however many callers wait.
         let waiting = config.max_connections.div_ceil(2);
-        Arc::new(Immediate::new(token, &config.env, client, waiting, metrics, leaving))
+        Arc::new(Immediate::new(token, &config.env, client.clone(), waiting, metrics, leaving))
     });
-    let webhooks = Webhooks::new(&config, Arc::clone(&publisher), metrics)?;
-    // What must outlive the last request ends with this, not with the first signal.
-    let stop = CancellationToken::new();
+    let mut publishers = vec![(Handle::current(), publisher(&config, client, &readiness, &stop))];
+    for part in 1..config.threads {
+        publishers.push(thread(&config, readiness.part(part), stop.clone()).await?);
+    }
+    let shared = Arc::new(Shared::new(config.max_connections));
+    let bounds = webhook::Bounds::new(&config)?;
+    let serving = publishers
+        .iter()
+        .map(|(thread, publisher)| {
+            let webhooks = Webhooks::new(bounds.clone(), Arc::clone(publisher), metrics.clone());
+            (thread.clone(), Serving::new(webhooks, immediate.clone(), Arc::clone(&shared)))
+        })
+        .collect();
+
     let admin = Admin::new(readiness.clone(), move || registry::render(&registry));
     let admin_address = admin::serve(config.admin_address, admin, stop.clone())?;
-    tokio::spawn({
-        let (publisher, readiness, stop) = (Arc::clone(&publisher), readiness.clone(), stop.clone());
-        async move { publisher.keep_stream(config.broker.replicas, readiness, stop).await }
-    });
-    if let Some(immediate) = immediate.clone() {
+    if let Some(immediate) = immediate {
         let stop = stop.clone();
         tokio::spawn(async move { immediate.keep(config.broker.replicas, stop).await });
     }
-    tracing::info!(http.address = %address, admin.address = %admin_address, env = config.env, "taking webhooks");
+    tracing::info!(
+        http.address = %address, admin.address = %admin_address, env = config.env, threads = config.threads,
+        "taking webhooks"
+    );
 
-    let server = Server::new(webhooks, immediate, config.max_connections);
+    let server = Server { shared, serving, next: 0 };
     let task = tokio::spawn(async move {
         server.accept_until(listener, &readiness, &shutdown).await;
-        publisher.close().await;
+        for (_, publisher) in publishers {
+            publisher.close().await;
+        }
         stop.cancel();
         tracing::info!("left");
     });
     Ok(Running { address, admin_address, task })
 }
 
+/// A way into the stream, on the thread that calls; it keeps the stream in being until `stop`.
+fn publisher(
+    config: &Config,
+    client: async_nats::Client,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> Arc<Publisher> {
+    let max_in_flight = config.max_in_flight.div_ceil(config.threads);
+    let publisher = Arc::new(Publisher::new(client, &config.env, max_in_flight));
+    tokio::spawn({
+        let (publisher, readiness, stop) = (Arc::clone(&publisher), readiness.clone(), stop.clone());
+        let replicas = config.broker.replicas;
+        async move { publisher.keep_stream(replicas, readiness, stop).await }
+    });
+    publisher
+}
+
+/// Another thread that serves, with a runtime and a connection to the broker of its own: nothing of a webhook
+/// ever crosses threads. It ends with `stop`.
+async fn thread(
+    config: &Config,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> anyhow::Result<(Handle, Arc<Publisher>)> {
+    let (started, running) = oneshot::channel();
+    let config = config.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime of a thread")?;
+    std::thread::Builder::new()
+        .name("serve".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                let connected = broker::connect(&config.broker, CLIENT_NAME, &readiness).await;
+                let publisher = connected.map(|client| publisher(&config, client, &readiness, &stop));
+                let failed = publisher.is_err();
+                // Whoever started us has left already.
+                let _ = started.send(publisher.map(|publisher| (Handle::current(), publisher)));
+                if !failed {
+                    stop.cancelled().await;
+                }
+            });
+        })
+        .context("failed to start a thread")?;
+    running.await.context("a thread ended before it served")?
+}
+
 /// What all connections share.
-struct Server {
-    http: auto::Builder<TokioExecutor>,
-    webhooks: Arc<Webhooks>,
-    immediate: Option<Arc<Immediate>>,
+struct Shared {
     slots: Arc<Semaphore>,
     /// Set before `draining` is cancelled: from then on an answer ends its connection.
     last_answers: AtomicBool,
@@ -131,8 +193,94 @@ struct Server {
     connections: TaskTracker,
 }
 
+impl Shared {
+    fn new(max_connections: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+            last_answers: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        }
+    }
+}
+
+/// What the connections of one thread need.
+struct Serving {
+    http: auto::Builder<TokioExecutor>,
+    webhooks: Webhooks,
+    immediate: Option<Arc<Immediate>>,
+    shared: Arc<Shared>,
+}
+
+/// Accepts, and hands each connection to the next thread in turn.
+struct Server {
+    shared: Arc<Shared>,
+    serving: Vec<(Handle, Arc<Serving>)>,
+    next: usize,
+}
+
 impl Server {
-    fn new(webhooks: Webhooks, immediate: Option<Arc<Immediate>>, max_connections: usize) -> Arc<Self> {
+    /// Accepts until the first signal, then answers what is in hand, for [`GRACE`] at most.
+    async fn accept_until(
+        mut self,
+        listener: TcpListener,
+        readiness: &Readiness,
+        shutdown: &CancellationToken,
+    ) {
+        shutdown.run_until_cancelled(self.accept(&listener)).await;
+
+        readiness.unready("shutdown", "leaving");
+        self.shared.last_answers.store(true, Ordering::Relaxed);
+        // Whoever is connected already, though not accepted yet, is answered rather than reset.
+        while let Some(Ok((stream, peer))) = listener.accept().now_or_never()
+            && let Ok(slot) = Arc::clone(&self.shared.slots).try_acquire_owned()
+        {
+            self.serve(stream, peer.ip(), slot);
+        }
+        drop(listener);
+        self.shared.draining.cancel();
+        self.shared.connections.close();
+        if tokio::time::timeout(GRACE, self.shared.connections.wait()).await.is_err() {
+            tracing::warn!(
+                connections = self.shared.connections.len(),
+                "grace is over, leaving requests unanswered"
+            );
+        }
+    }
+
+    /// When every slot is taken, further connections wait in the accept queue.
+    async fn accept(&mut self, listener: &TcpListener) {
+        while let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.serve(stream, peer.ip(), slot),
+                Err(error) => {
+                    tracing::warn!(error = %error, "failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, stream: TcpStream, peer: IpAddr, slot: OwnedSemaphorePermit) {
+        // Answers are small and at once; a failure costs time only.
+        let _ = stream.set_nodelay(true);
+        self.next = (self.next + 1) % self.serving.len();
+        let Some((thread, serving)) = self.serving.get(self.next) else { return };
+        let serving = Arc::clone(serving);
+        // Readiness of a socket is told to the thread that registered it, so it registers anew over there.
+        let Ok(stream) = stream.into_std() else { return };
+        let connection = async move {
+            let _slot = slot;
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                serving.connection(stream, peer).await;
+            }
+        };
+        self.shared.connections.spawn_on(connection, thread);
+    }
+}
+
+impl Serving {
+    fn new(webhooks: Webhooks, immediate: Option<Arc<Immediate>>, shared: Arc<Shared>) -> Arc<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             // Time is bounded by `watch`, for both protocols and without a timer for each request.
@@ -148,66 +296,7 @@ impl Server {
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .max_header_list_size(HTTP2_HEADERS);
-        Arc::new(Self {
-            http,
-            webhooks: Arc::new(webhooks),
-            immediate,
-            slots: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
-            last_answers: AtomicBool::new(false),
-            draining: CancellationToken::new(),
-            connections: TaskTracker::new(),
-        })
-    }
-
-    /// Accepts until the first signal, then answers what is in hand, for [`GRACE`] at most.
-    async fn accept_until(
-        self: &Arc<Self>,
-        listener: TcpListener,
-        readiness: &Readiness,
-        shutdown: &CancellationToken,
-    ) {
-        shutdown.run_until_cancelled(self.accept(&listener)).await;
-
-        readiness.unready("shutdown", "leaving");
-        self.last_answers.store(true, Ordering::Relaxed);
-        // Whoever is connected already, though not accepted yet, is answered rather than reset.
-        while let Some(Ok((stream, peer))) = listener.accept().now_or_never()
-            && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-        {
-            self.serve(stream, peer.ip(), slot);
-        }
-        drop(listener);
-        self.draining.cancel();
-        self.connections.close();
-        if tokio::time::timeout(GRACE, self.connections.wait()).await.is_err() {
-            tracing::warn!(
-                connections = self.connections.len(),
-                "grace is over, leaving requests unanswered"
-            );
-        }
-    }
-
-    /// When every slot is taken, further connections wait in the accept queue.
-    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        while let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, peer)) => self.serve(stream, peer.ip(), slot),
-                Err(error) => {
-                    tracing::warn!(error = %error, "failed to accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn serve(self: &Arc<Self>, stream: TcpStream, peer: IpAddr, slot: OwnedSemaphorePermit) {
-        // Answers are small and at once; a failure costs time only.
-        let _ = stream.set_nodelay(true);
-        let server = Arc::clone(self);
-        self.connections.spawn(async move {
-            let _slot = slot;
-            server.connection(stream, peer).await;
-        });
+        Arc::new(Self { http, webhooks, immediate, shared })
     }
 
     /// One connection to its end: its own, the watch's, or ours.
@@ -227,7 +316,7 @@ impl Server {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leaving = pin!(
             async {
-                self.draining.cancelled().await;
+                self.shared.draining.cancelled().await;
                 tokio::time::sleep(LINGER).await;
             }
             .fuse()
@@ -237,7 +326,7 @@ impl Server {
                 biased;
                 // Its errors are the sender's doing: a reset, a malformed head.
                 _ = connection.as_mut() => return,
-                _ = ticks.tick() => watch.look(&activity, self.slots.available_permits() == 0),
+                _ = ticks.tick() => watch.look(&activity, self.shared.slots.available_permits() == 0),
                 () = leaving.as_mut() => Verdict::Finish,
             };
             match verdict {
@@ -258,7 +347,7 @@ impl Server {
         let _in_hand = activity.request(version == Version::HTTP_2);
         let mut response = self.route(peer, request).await;
         // HTTP/2 says the same with its GOAWAY.
-        if version != Version::HTTP_2 && self.last_answers.load(Ordering::Relaxed) {
+        if version != Version::HTTP_2 && self.shared.last_answers.load(Ordering::Relaxed) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

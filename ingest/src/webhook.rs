@@ -188,30 +188,41 @@ impl From<Rejected> for Outcome {
     }
 }
 
-/// What every request needs.
-pub struct Webhooks {
+/// What every request is held to, whichever thread takes it.
+pub struct Bounds {
     verifier: Verifier,
     allowed: Allowed,
     max_body: usize,
     /// Bytes of bodies that may still be taken into memory.
     buffers: Semaphore,
-    publisher: Arc<Publisher>,
-    metrics: Metrics,
     log: Throttle,
 }
 
-impl Webhooks {
-    /// Takes webhooks as `config` says.
-    pub fn new(config: &Config, publisher: Arc<Publisher>, metrics: Metrics) -> anyhow::Result<Self> {
-        Ok(Self {
+impl Bounds {
+    /// The bounds that `config` sets.
+    pub fn new(config: &Config) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             verifier: Verifier::new(&config.secrets, config.tolerance)?,
             allowed: Allowed::new(config.allowed.clone(), config.trusted_proxies.clone()),
             max_body: config.max_body,
             buffers: Semaphore::new(config.max_buffered.min(Semaphore::MAX_PERMITS)),
-            publisher,
-            metrics,
             log: Throttle::default(),
-        })
+        }))
+    }
+}
+
+/// Takes the webhooks of one thread.
+pub struct Webhooks {
+    bounds: Arc<Bounds>,
+    publisher: Arc<Publisher>,
+    metrics: Metrics,
+}
+
+impl Webhooks {
+    /// Takes webhooks within `bounds` and stores them with `publisher`.
+    #[must_use]
+    pub fn new(bounds: Arc<Bounds>, publisher: Arc<Publisher>, metrics: Metrics) -> Self {
+        Self { bounds, publisher, metrics }
     }
 
     /// Takes one request to its end.
@@ -242,10 +253,10 @@ impl Webhooks {
             // A line that is no text is no address either.
             lines.into_iter().map(|line| line.to_str().unwrap_or("?"))
         };
-        if !self.allowed.permits(peer, forwarded) {
+        if !self.bounds.allowed.permits(peer, forwarded) {
             return Err(Outcome::AddressNotAllowed);
         }
-        if body.size_hint().lower() > self.max_body as u64 {
+        if body.size_hint().lower() > self.bounds.max_body as u64 {
             return Err(Outcome::BodyTooLarge);
         }
         let mut signatures = parts.headers.get_all(SIGNATURE).iter();
@@ -270,7 +281,7 @@ impl Webhooks {
     async fn read_event(&self, signature: &[u8], body: Incoming) -> Result<Event, Outcome> {
         let (body, _room) = self.read(body).await?;
         let now = clock::now();
-        let verified = self.verifier.verify(signature, body, now)?;
+        let verified = self.bounds.verifier.verify(signature, body, now)?;
         envelope::read(verified.as_bytes(), Channel::Webhook, now).map_err(|_| Outcome::NotAnEvent)
     }
 
@@ -286,7 +297,7 @@ impl Webhooks {
         let mut joined = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Outcome::BodyCut)?.into_data() else { continue };
-            if first.len().max(joined.len()) + data.len() > self.max_body {
+            if first.len().max(joined.len()) + data.len() > self.bounds.max_body {
                 discard_rest(body);
                 return Err(Outcome::BodyTooLarge);
             }
@@ -309,7 +320,7 @@ impl Webhooks {
 
     fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Outcome> {
         let bytes = u32::try_from(bytes).map_err(|_| Outcome::BodyTooLarge)?;
-        self.buffers.try_acquire_many(bytes).map_err(|_| Outcome::BuffersFull)
+        self.bounds.buffers.try_acquire_many(bytes).map_err(|_| Outcome::BuffersFull)
     }
 
     fn tell(&self, outcome: Outcome) {
@@ -317,7 +328,7 @@ impl Webhooks {
         if status != StatusCode::UNAUTHORIZED && status != StatusCode::SERVICE_UNAVAILABLE {
             return;
         }
-        if let Some(unsaid) = self.log.admits(Instant::now()) {
+        if let Some(unsaid) = self.bounds.log.admits(Instant::now()) {
             tracing::warn!(reason = outcome.reason(), unsaid, "answered a webhook with {}", status.as_u16());
         }
     }

@@ -1,8 +1,7 @@
 //! The admin address: `/healthz`, `/readyz`, `/metrics`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,33 +21,45 @@ use crate::{listen, metrics};
 /// Why the program is not ready, by dependency; ready when nothing stands here. Besides, what a person should
 /// know although it is ready.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<Lines>>);
+pub struct Readiness {
+    lines: Arc<Mutex<Lines>>,
+    part: usize,
+}
+
+/// A line by what it is about, and which part of the program says it.
+type ByPart = BTreeMap<(&'static str, usize), String>;
 
 #[derive(Debug, Default)]
 struct Lines {
-    reasons: BTreeMap<&'static str, String>,
-    notes: BTreeMap<&'static str, String>,
+    reasons: ByPart,
+    notes: ByPart,
 }
 
 impl Readiness {
+    /// The same readiness, as another part of the program sees it: the program is ready when every part is.
+    #[must_use]
+    pub fn part(&self, part: usize) -> Self {
+        Self { lines: Arc::clone(&self.lines), part }
+    }
+
     /// `what` keeps us from being ready.
     pub fn unready(&self, what: &'static str, why: impl Into<String>) {
-        self.lock().reasons.insert(what, why.into());
+        self.lock().reasons.insert((what, self.part), why.into());
     }
 
     /// `what` no longer keeps us from being ready.
     pub fn ready(&self, what: &'static str) {
-        self.lock().reasons.remove(what);
+        self.lock().reasons.remove(&(what, self.part));
     }
 
     /// A person should know this about `what`; it does not keep us from being ready.
     pub fn note(&self, what: &'static str, text: impl Into<String>) {
-        self.lock().notes.insert(what, text.into());
+        self.lock().notes.insert((what, self.part), text.into());
     }
 
     /// There is nothing to know about `what` any more.
     pub fn clear_note(&self, what: &'static str) {
-        self.lock().notes.remove(what);
+        self.lock().notes.remove(&(what, self.part));
     }
 
     /// One line per reason; empty when ready.
@@ -64,16 +75,14 @@ impl Readiness {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lines(of: &BTreeMap<&'static str, String>) -> String {
-    of.iter().fold(String::new(), |mut text, (what, why)| {
-        // Writing into a String cannot fail.
-        let _ = writeln!(text, "{what}: {why}");
-        text
-    })
+/// A line each; what several parts say in the same words is said once.
+fn lines(of: &ByPart) -> String {
+    let lines: BTreeSet<String> = of.iter().map(|((what, _), why)| format!("{what}: {why}\n")).collect();
+    lines.into_iter().collect()
 }
 
 /// What the admin address shows.
@@ -179,4 +188,22 @@ pub async fn is_ready(address: SocketAddr) -> anyhow::Result<bool> {
         .await
         .with_context(|| format!("no answer from {host} within 5 s"))?
         .with_context(|| format!("failed to ask {host}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_ready_when_every_part_is() {
+        let readiness = Readiness::default();
+        let other = readiness.part(1);
+        readiness.unready("nats", "not connected");
+        other.unready("nats", "not connected");
+        assert_eq!(readiness.reasons(), "nats: not connected\n");
+        readiness.ready("nats");
+        assert_eq!(readiness.reasons(), "nats: not connected\n", "the other part is not ready");
+        other.ready("nats");
+        assert_eq!(readiness.reasons(), "");
+    }
 }
