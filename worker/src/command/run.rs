@@ -46,10 +46,15 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let jetstream = async_nats::jetstream::new(client.clone());
     let sync = super::sync(&config.ask, pool.clone(), &metrics, Lane::Events)?;
     let immediate = Sync { lane: Lane::Immediate, ..sync.clone() };
-    tokio::join!(
-        fast_lane::run(jetstream.clone(), config.broker.replicas, immediate, metrics.clone(), stop.clone()),
-        consumer::run(&config, jetstream, sync, metrics, readiness, stop),
-    );
+    let fast_lane = tokio::spawn(fast_lane::run(
+        jetstream.clone(),
+        config.broker.replicas,
+        immediate,
+        metrics.clone(),
+        stop.clone(),
+    ));
+    consumer::run(&config, jetstream, sync, metrics, readiness, stop).await;
+    fast_lane.await.context("the fast lane failed")?;
     // What was acknowledged must leave before the connection does.
     if let Err(error) = client.flush().await {
         tracing::debug!(error = %error, "failed to flush the last acknowledgements");
