@@ -113,17 +113,18 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// Reads a message. `None` when it holds no request: then there is nobody to tell.
-    fn read(message: Message) -> Result<Self, Message> {
+    /// What a message holds, if it is a request.
+    fn read(message: &Message) -> Option<Self> {
         let attempt =
             message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(u32::MAX)).max(1);
-        match serde_json::from_slice::<SyncRequest>(&message.payload) {
-            // Postgres cannot hold NUL characters, and no WorkOS id has one.
-            Ok(request) if !request.id.contains('\0') => {
-                Ok(Self { object: request.object(), request_id: request.request_id, attempt, message })
-            }
-            _ => Err(message),
-        }
+        let request: SyncRequest = serde_json::from_slice(&message.payload).ok()?;
+        // Postgres cannot hold NUL characters, and no WorkOS id has one.
+        (!request.id.contains('\0')).then(|| Self {
+            object: request.object(),
+            request_id: request.request_id,
+            attempt,
+            message: message.clone(),
+        })
     }
 
     fn reply_to(&self) -> Option<Subject> {
@@ -223,13 +224,10 @@ impl FastLane {
             let slot = self.slots.clone().acquire_owned().await?;
             let message = messages.next().await.context("the pull ended")?.context("failed to pull")?;
             let shared = Arc::clone(&self.shared);
-            let delivery = match Delivery::read(message) {
-                Ok(delivery) => delivery,
-                Err(message) => {
-                    tracing::warn!("a message is not a sync request, dropping it");
-                    settle(&message, AckKind::Term).await;
-                    continue;
-                }
+            let Some(delivery) = Delivery::read(&message) else {
+                tracing::warn!("a message is not a sync request, dropping it");
+                settle(&message, AckKind::Term).await;
+                continue;
             };
             let Some(object) = delivery.object.clone() else {
                 let jetstream = self.jetstream.clone();

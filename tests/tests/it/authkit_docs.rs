@@ -1,5 +1,6 @@
 //! The calls in `docs/authkit-integration.md` work as they stand there.
 
+#[allow(unreachable_pub, reason = "as an application would have it")]
 mod sync_user;
 
 use std::path::Path;

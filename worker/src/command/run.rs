@@ -47,8 +47,13 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let jetstream = async_nats::jetstream::new(client.clone());
     let sync = super::sync(&config.ask, pool.clone(), &metrics, Lane::Events)?;
     let immediate = Sync { lane: Lane::Immediate, ..sync.clone() };
-    let immediate =
-        fast_lane::run(jetstream.clone(), config.broker.replicas, immediate, metrics.clone(), stop.clone());
+    let fast_lane = tokio::spawn(fast_lane::run(
+        jetstream.clone(),
+        config.broker.replicas,
+        immediate,
+        metrics.clone(),
+        stop.clone(),
+    ));
     let tail = config.tail.clone().map(|tail| Tail {
         env: config.ask.env.clone(),
         config: tail,
@@ -60,10 +65,11 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         metrics: metrics.clone(),
         readiness: readiness.clone(),
     });
-    let reading = tail.map(|tail| tokio::spawn(tail::run(tail, stop.clone())));
-    tokio::join!(immediate, consumer::run(&config, jetstream, sync, metrics, readiness, stop));
-    if let Some(reading) = reading {
-        reading.await.context("the tail failed")?;
+    let tail = tail.map(|tail| tokio::spawn(tail::run(tail, stop.clone())));
+    consumer::run(&config, jetstream, sync, metrics, readiness, stop).await;
+    fast_lane.await.context("the fast lane failed")?;
+    if let Some(tail) = tail {
+        tail.await.context("the tail failed")?;
     }
     // What was acknowledged must leave before the connection does.
     if let Err(error) = client.flush().await {
