@@ -17,4 +17,5 @@ mod order;
 mod privacy;
 mod programs;
 mod services;
+mod tail;
 mod trouble;

@@ -22,6 +22,7 @@ const SHOWN_FOR_CERTAIN: TimeDelta = TimeDelta::days(30);
 #[derive(Clone)]
 pub struct TailMetrics {
     holder: Gauge,
+    polls: Counter,
     published: Counter,
     unreadable: Counter,
     refused: Counter,
@@ -97,6 +98,7 @@ impl TailMetrics {
             registry.register(name, help, counter.clone());
             counter
         };
+        let polls = counter("tail_polls", "Times that the Events API was read to its end");
         let published = counter("tail_published", "Events that the tail published");
         let unreadable = counter("tail_unreadable", "Items of the Events API that are no events");
         let refused = counter("tail_cursors_refused", "Cursors that WorkOS no longer knew");
@@ -122,6 +124,7 @@ impl TailMetrics {
         );
         Self {
             holder,
+            polls,
             published,
             unreadable,
             refused,
@@ -138,6 +141,11 @@ impl TailMetrics {
     /// Whether this copy reads.
     pub fn holds(&self, holds: bool) {
         self.holder.set(i64::from(holds));
+    }
+
+    /// The Events API was read to its end.
+    pub fn polled(&self) {
+        self.polls.inc();
     }
 
     /// The broker acknowledged so many events.

@@ -314,6 +314,7 @@ impl<'a> Reader<'a> {
             from = next;
         }
         self.window.end();
+        self.tail.metrics.tail().polled();
         self.position.checked_at = now();
         self.poll_at = Instant::now() + self.tail.config.interval;
         let overlap = TimeDelta::from_std(OVERLAP).unwrap_or_default();
