@@ -99,7 +99,8 @@ impl TailMetrics {
             counter
         };
         let polls = counter("tail_polls", "Times that the Events API was read to its end");
-        let published = counter("tail_published", "Events that the tail published");
+        let published =
+            counter("tail_published", "Events that the tail published and the stream did not have");
         let unreadable = counter("tail_unreadable", "Items of the Events API that are no events");
         let refused = counter("tail_cursors_refused", "Cursors that WorkOS no longer knew");
         let lives =
@@ -148,7 +149,7 @@ impl TailMetrics {
         self.polls.inc();
     }
 
-    /// The broker acknowledged so many events.
+    /// The stream took so many events that it did not have.
     pub fn published(&self, events: usize) {
         self.published.inc_by(events as u64);
     }
