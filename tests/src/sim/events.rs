@@ -127,6 +127,13 @@ impl Log {
     }
 }
 
+impl Record {
+    /// From now on the Events API shows this instead.
+    pub(super) fn spoil(&mut self, item: &Value) {
+        self.listed = item.to_string().into();
+    }
+}
+
 impl State {
     /// Makes an event and sends it off on both channels. Returns its id.
     pub(super) fn announce(

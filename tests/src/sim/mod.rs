@@ -402,6 +402,14 @@ impl Sim {
         state.log.record(state.log.index(event_id)?).map(|record| record.wire.clone())
     }
 
+    /// From now on the Events API shows this item in the place of an event. Says whether there is such an event.
+    pub fn spoil(&self, event_id: &str, item: &Value) -> bool {
+        let mut state = self.state();
+        let index = state.log.index(event_id);
+        let record = index.and_then(|index| state.log.record_mut(index));
+        record.map(|record| record.spoil(item)).is_some()
+    }
+
     /// Sends every event from now on to this URL as well. Returns the endpoint's id.
     pub fn add_endpoint(&self, url: &str, secret: &str) -> String {
         let mut guard = self.state();

@@ -19,4 +19,5 @@ mod order;
 mod privacy;
 mod programs;
 mod services;
+mod tail;
 mod trouble;

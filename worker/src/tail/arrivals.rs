@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use shared::event::Arrival;
-use shared::{clock, subject};
+use shared::subject;
 use sqlx::PgPool;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::records::{self, Arrived};
@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 const EVERY: Duration = Duration::from_millis(500);
 
 /// How long one is kept whose event the ledger does not have yet.
-const KEPT: TimeDelta = TimeDelta::hours(1);
+const KEPT: Duration = Duration::from_hours(1);
 
 /// How many are kept. More come only when the workers are that far behind, and then the count of webhooks that
 /// never came may be too high.
@@ -66,14 +66,15 @@ struct Arrivals {
     env: String,
     database: PgPool,
     metrics: Metrics,
-    waiting: BTreeMap<String, DateTime<Utc>>,
+    /// By event: when its webhook came, and when we heard of it.
+    waiting: BTreeMap<String, (DateTime<Utc>, Instant)>,
 }
 
 impl Arrivals {
     fn hear(&mut self, payload: &[u8]) {
         match serde_json::from_slice::<Arrival>(payload) {
             Ok(arrival) if self.waiting.len() < MOST => {
-                self.waiting.entry(arrival.id).or_insert(arrival.received_at);
+                self.waiting.entry(arrival.id).or_insert((arrival.received_at, Instant::now()));
             }
             Ok(_) => tracing::warn!(
                 "too many webhooks came after the tail to remember all, some will count as missed"
@@ -84,15 +85,14 @@ impl Arrivals {
 
     /// Writes what the ledger can take; the rest waits until the ledger has its event.
     async fn write(&mut self) {
-        let oldest = clock::now() - KEPT;
-        self.waiting.retain(|_, received_at| *received_at > oldest);
+        self.waiting.retain(|_, (_, heard)| heard.elapsed() < KEPT);
         let mut after = String::new();
         loop {
             let (ids, times): (Vec<String>, Vec<DateTime<Utc>>) = self
                 .waiting
                 .range::<String, _>((std::ops::Bound::Excluded(&after), std::ops::Bound::Unbounded))
                 .take(AT_ONCE)
-                .map(|(id, at)| (id.clone(), *at))
+                .map(|(id, (received_at, _))| (id.clone(), *received_at))
                 .unzip();
             let Some(last) = ids.last() else { return };
             after.clone_from(last);

@@ -22,6 +22,7 @@ const SHOWN_FOR_CERTAIN: TimeDelta = TimeDelta::days(30);
 #[derive(Clone)]
 pub struct TailMetrics {
     holder: Gauge,
+    polls: Counter,
     published: Counter,
     unreadable: Counter,
     refused: Counter,
@@ -97,7 +98,9 @@ impl TailMetrics {
             registry.register(name, help, counter.clone());
             counter
         };
-        let published = counter("tail_published", "Events that the tail published");
+        let polls = counter("tail_polls", "Times that the Events API was read to its end");
+        let published =
+            counter("tail_published", "Events that the tail published and the stream did not have");
         let unreadable = counter("tail_unreadable", "Items of the Events API that are no events");
         let refused = counter("tail_cursors_refused", "Cursors that WorkOS no longer knew");
         let lives =
@@ -122,6 +125,7 @@ impl TailMetrics {
         );
         Self {
             holder,
+            polls,
             published,
             unreadable,
             refused,
@@ -140,7 +144,12 @@ impl TailMetrics {
         self.holder.set(i64::from(holds));
     }
 
-    /// The broker acknowledged so many events.
+    /// The Events API was read to its end.
+    pub fn polled(&self) {
+        self.polls.inc();
+    }
+
+    /// The stream took so many events that it did not have.
     pub fn published(&self, events: usize) {
         self.published.inc_by(events as u64);
     }

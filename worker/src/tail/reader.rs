@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::publish::PublishAck;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use futures_util::future::join_all;
 use shared::event::Event;
@@ -19,6 +20,7 @@ use crate::backoff;
 use crate::crash;
 use crate::database::Trouble;
 use crate::failure::Failure;
+use crate::guard::Life;
 use crate::workos::{Lane, Page};
 
 /// Events that were read and that the ledger does not have. With more the workers are behind, and reading on
@@ -226,23 +228,23 @@ impl<'a> Reader<'a> {
 
     /// Publishes what is neither in the ledger nor in the stream, and waits for each acknowledgement. The ledger
     /// was asked just before, over the connection that holds the role.
-    async fn publish(&mut self, life: crate::guard::Life) -> Result<(), Hindrance> {
+    async fn publish(&mut self, life: Life) -> Result<(), Hindrance> {
         let mut refused = None;
         let mut unstored: Vec<_> = self.window.unstored().collect();
         for some in unstored.chunks_mut(AT_ONCE.into()) {
             let published =
                 join_all(some.iter().map(|seen| publish(&self.jetstream, &self.tail.env, &seen.event))).await;
-            let mut acknowledged = 0;
+            let mut new = 0;
             for (seen, published) in some.iter_mut().zip(published) {
                 match published {
-                    Ok(sequence) => {
-                        seen.stored = Some(Stored { life, sequence });
-                        acknowledged += 1;
+                    Ok(ack) => {
+                        seen.stored = Some(Stored { life, sequence: ack.sequence });
+                        new += usize::from(!ack.duplicate);
                     }
                     Err(error) => refused = Some(error),
                 }
             }
-            self.tail.metrics.tail().published(acknowledged);
+            self.tail.metrics.tail().published(new);
             if let Some(error) = refused {
                 return Err(Hindrance::Broker(error));
             }
@@ -279,7 +281,7 @@ impl<'a> Reader<'a> {
             let published =
                 join_all(some.iter().map(|event| publish(&self.jetstream, &self.tail.env, event))).await;
             for (event, published) in some.iter().zip(published) {
-                let sequence = published.map_err(Hindrance::Broker)?;
+                let sequence = published.map_err(Hindrance::Broker)?.sequence;
                 self.again.insert(event.id.clone(), Stored { life: stream.life, sequence });
             }
         }
@@ -314,6 +316,7 @@ impl<'a> Reader<'a> {
             from = next;
         }
         self.window.end();
+        self.tail.metrics.tail().polled();
         self.position.checked_at = now();
         self.poll_at = Instant::now() + self.tail.config.interval;
         let overlap = TimeDelta::from_std(OVERLAP).unwrap_or_default();
@@ -429,10 +432,11 @@ fn now() -> DateTime<Utc> {
     clock::now().trunc_subsecs(6)
 }
 
-/// Publishes an event as ingest does, and waits until it is stored: under which sequence.
-async fn publish(jetstream: &jetstream::Context, env: &str, event: &Event) -> Result<u64, String> {
+/// Publishes an event as ingest does, and waits until it is stored. One that the stream has already keeps its
+/// sequence.
+async fn publish(jetstream: &jetstream::Context, env: &str, event: &Event) -> Result<PublishAck, String> {
     let message = message::of(event, None).map_err(|error| error.to_string())?;
     let sent = jetstream.send_publish(subject::event(env, &event.event_type), message).await;
     let acknowledged = sent.map_err(|error| error.to_string())?.await;
-    acknowledged.map(|ack| ack.sequence).map_err(|error| error.to_string())
+    acknowledged.map_err(|error| error.to_string())
 }
