@@ -167,12 +167,13 @@ pub fn changes(changes: &[Change], personal: &[&str], keep_personal: bool) -> Va
     Value::Object(columns)
 }
 
-/// Appends to the audit log.
+/// Appends to the audit log. `channel` is for changes that no event led to.
 pub async fn audit(
     connection: &mut PgConnection,
     env: &str,
     fence: i64,
     at: DateTime<Utc>,
+    channel: &str,
     audits: &[Audit<'_>],
 ) -> sqlx::Result<()> {
     let kinds: Vec<&str> = audits.iter().map(|audit| audit.object.kind.name()).collect();
@@ -182,7 +183,7 @@ pub async fn audit(
     let events: Vec<Option<&str>> =
         audits.iter().map(|audit| audit.event.map(|event| event.id.as_str())).collect();
     let channels: Vec<&str> =
-        audits.iter().map(|audit| audit.event.map_or("sync", |event| event.channel.name())).collect();
+        audits.iter().map(|audit| audit.event.map_or(channel, |event| event.channel.name())).collect();
     let actors: Vec<Option<&str>> =
         audits.iter().map(|audit| audit.event.and_then(|event| event.actor.as_deref())).collect();
     let causes: Vec<Option<&str>> = audits.iter().map(|audit| audit.cause.as_deref()).collect();

@@ -281,6 +281,7 @@ async fn carry_out(
             said: None,
             known: found.known,
             events: Vec::new(),
+            told: None,
         });
         wish.said = wish.said.max(delivered.event.updated_at);
         if deleted && !wish.deleted {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::clock;
 use shared::event::Event;
 use shared::id::{Kind, ObjectRef};
@@ -15,9 +15,10 @@ use crate::decide::{self, Verdict};
 use crate::failure::{Failure, Remedy};
 use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
+use crate::object::columns::Change;
 use crate::object::{Record, Row};
 use crate::outcome::Outcome;
-use crate::workos::{Lane, WorkOs};
+use crate::workos::{Answer, Lane, Reply, WorkOs};
 use crate::{crash, object as kinds};
 
 /// Deadlocks and serialization failures are tried again at once this often.
@@ -34,8 +35,69 @@ pub struct Wish {
     pub said: Option<DateTime<Utc>>,
     /// What the guard knew of it before the fence was taken.
     pub known: Option<Known>,
-    /// Places, in the batch, of the events that led to it; the first is the one that gets the credit.
+    /// Places, in the batch, of the events that led to it; the first is the one that gets the credit. A place
+    /// beyond the batch is nobody's event; its ending is told all the same.
     pub events: Vec<usize>,
+    /// What a list told of it after the fence was taken: then it is not asked for.
+    pub told: Option<Told>,
+}
+
+impl Wish {
+    /// To ask for an object, whatever the guard knows of it.
+    #[must_use]
+    pub fn asking(object: ObjectRef, known: Option<Known>) -> Self {
+        Self { object, deleted: false, said: None, known, events: Vec::new(), told: None }
+    }
+
+    /// To take what a list told of an object.
+    #[must_use]
+    pub fn told(told: Told, known: Option<Known>) -> Self {
+        Self { told: Some(told.clone()), ..Self::asking(told.record.object, known) }
+    }
+}
+
+/// An object as a list shows it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The object.
+    pub record: Record,
+    /// Other objects that came with it.
+    pub embedded: Vec<Record>,
+}
+
+/// Why the mirror is made to agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Events came.
+    Events,
+    /// Somebody asked for one object.
+    Sync,
+    /// Everything is listed.
+    Backfill,
+    /// The mirror was compared, and differs.
+    Verify,
+}
+
+impl Purpose {
+    /// The channel in the audit log of a change that no event led to.
+    const fn channel(self) -> &'static str {
+        match self {
+            Self::Events | Self::Sync => "sync",
+            Self::Backfill => "backfill",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// Whether what follows a row elsewhere is compared too. Events need not: whoever wrote the row wrote that.
+    const fn is_thorough(self) -> bool {
+        matches!(self, Self::Sync | Self::Verify)
+    }
+
+    /// Who compares everything may find that a deletion was not one: what an event declared deleted before this
+    /// lives again when WorkOS still has it.
+    fn revives(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        matches!(self, Self::Backfill | Self::Verify).then(|| now - guard::REVIVE_AFTER)
+    }
 }
 
 /// One event of a batch.
@@ -112,6 +174,8 @@ pub struct Sync {
     pub keep_personal: bool,
     /// On whose behalf WorkOS is asked.
     pub lane: Lane,
+    /// Why.
+    pub purpose: Purpose,
 }
 
 impl Sync {
@@ -136,10 +200,20 @@ impl Sync {
         let mut entries: BTreeMap<ObjectRef, Entry> = BTreeMap::new();
         let mut embedded: Vec<Record> = Vec::new();
         let mut frontier: Vec<ObjectRef> = Vec::new();
-        for wish in wishes {
+        let mut told: Vec<Reply> = Vec::new();
+        // An object that is both asked for and told of by a list is asked for.
+        let (listed, asked): (Vec<Wish>, Vec<Wish>) =
+            wishes.into_iter().partition(|wish| wish.told.is_some());
+        for wish in asked.into_iter().chain(listed) {
+            if wish.told.is_some() && entries.contains_key(&wish.object) {
+                continue;
+            }
             let mut entry = Entry::asked(wish.object, wish.known);
             if wish.deleted {
                 entry.verdict = Verdict::Gone(DeletedBy::Event);
+            } else if let Some(Told { record, embedded }) = wish.told {
+                let answer = Ok(Answer::Found(Box::new(record)));
+                told.push(Reply { object: entry.object.clone(), answer, embedded });
             } else {
                 frontier.push(entry.object.clone());
             }
@@ -148,11 +222,12 @@ impl Sync {
             entries.insert(entry.object.clone(), entry);
         }
         let mut suspicions: Vec<(ObjectRef, ObjectRef)> = Vec::new();
-        while !frontier.is_empty() {
+        while !frontier.is_empty() || !told.is_empty() {
             let mut parents: HashSet<ObjectRef> = HashSet::new();
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
-            for reply in self.workos.ask(&frontier, self.lane).await {
+            let answered = self.workos.ask(&frontier, self.lane).await;
+            for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
                 if let Verdict::Present(record) = &entry.verdict {
@@ -372,7 +447,8 @@ impl Sync {
         let mut result: BTreeMap<&ObjectRef, Ending> = BTreeMap::new();
         let claims = claims(entries);
         if !claims.is_empty() {
-            let won = guard::claim(connection, &self.env, question, &claims).await?;
+            let revives = self.purpose.revives(question.at);
+            let won = guard::claim(connection, &self.env, question, revives, &claims).await?;
             crash::point("after_claim");
             let state = self.state_of_losers_and_parents(connection, entries, &won).await?;
             let orphans = orphans(entries, &won, &state);
@@ -398,7 +474,8 @@ impl Sync {
                 cause: Some(parent.to_string()),
             }));
             if !log.is_empty() {
-                ledger::audit(connection, &self.env, question.fence, question.at, &log).await?;
+                let channel = self.purpose.channel();
+                ledger::audit(connection, &self.env, question.fence, question.at, channel, &log).await?;
             }
         }
         let mut endings = BTreeMap::new();
@@ -477,11 +554,25 @@ impl Sync {
         } else {
             kinds::load(connection, &seen_before).await?
         };
+        let mut beside: HashMap<ObjectRef, Vec<Change>> = HashMap::new();
+        if self.purpose.is_thorough() && !mirror.is_empty() {
+            let said: Vec<&Row> = present.iter().map(|(_, record)| &record.row).collect();
+            for (object, column) in kinds::beside(connection, &said).await? {
+                beside.entry(object).or_default().push(Change { column, old: Value::Null, new: Value::Null });
+            }
+        }
         let mut rows: Vec<&Row> = Vec::with_capacity(present.len());
         let mut unchanged: Vec<&ObjectRef> = Vec::new();
         for (entry, record) in present {
             let old = mirror.get(&entry.object);
-            let changes = record.row.changes(old);
+            let changes = match old {
+                Some(old) if self.purpose.is_thorough() => {
+                    let mut changes = record.row.changes_in_full(old);
+                    changes.extend(beside.remove(&entry.object).unwrap_or_default());
+                    changes
+                }
+                old => record.row.changes(old),
+            };
             let action = match old {
                 None => Action::Created,
                 Some(old) if old.is_tombstone() => Action::Revived,

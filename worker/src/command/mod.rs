@@ -12,7 +12,7 @@ use sqlx::PgPool;
 
 use crate::config::AskConfig;
 use crate::metrics::Metrics;
-use crate::sync::Sync;
+use crate::sync::{Purpose, Sync};
 use crate::workos::{Lane, WorkOs};
 
 /// The verb, as these settings have it, on behalf of `lane`.
@@ -24,5 +24,12 @@ fn sync(config: &AskConfig, database: PgPool, metrics: &Metrics, lane: Lane) -> 
         config.rate,
         metrics.clone(),
     )?;
-    Ok(Sync { env: config.env.clone(), database, workos, keep_personal: config.keep_personal, lane })
+    Ok(Sync {
+        env: config.env.clone(),
+        database,
+        workos,
+        keep_personal: config.keep_personal,
+        lane,
+        purpose: Purpose::Events,
+    })
 }
