@@ -36,6 +36,25 @@ pub struct AskConfig {
     pub keep_personal: bool,
 }
 
+/// Settings of a command that asks WorkOS and writes the answers, and needs no broker.
+#[derive(Clone, Debug)]
+pub struct CommandConfig {
+    /// How WorkOS is asked.
+    pub ask: AskConfig,
+    /// The mirror.
+    pub database: DatabaseConfig,
+}
+
+impl CommandConfig {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let ask = AskConfig::read(&mut settings);
+        let database = DatabaseConfig::read(&mut settings);
+        settings.finish()?;
+        Ok(Self { ask: ask?, database: database? })
+    }
+}
+
 /// Settings of `worker run`.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +74,8 @@ pub struct Config {
     pub batch_wait: Duration,
     /// `SYNC_ACK_WAIT`: how long the broker waits for a worker that may have died.
     pub ack_wait: Duration,
+    /// `SYNC_VERIFY_INTERVAL`: how often the mirror is compared and repaired; `None` is never.
+    pub verify_interval: Option<Duration>,
 }
 
 impl DatabaseConfig {
@@ -128,6 +149,7 @@ impl Config {
         let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
         let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
+        let verify_interval = settings.duration_or_off("SYNC_VERIFY_INTERVAL", "off");
         Ok(Self {
             ask: ask?,
             database: database?,
@@ -137,6 +159,7 @@ impl Config {
             batch_max: batch_max?,
             batch_wait: batch_wait?,
             ack_wait: ack_wait?,
+            verify_interval: verify_interval?,
         })
     }
 }

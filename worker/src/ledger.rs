@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use shared::event::{Channel, Event};
 use shared::id::ObjectRef;
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgExecutor};
 
 use crate::object::columns::Change;
 use crate::outcome::Outcome;
@@ -212,6 +212,50 @@ pub async fn audit(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A change as the audit log has it.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Kind of the object.
+    pub kind: String,
+    /// Its id.
+    pub object_id: String,
+    /// What happened.
+    pub action: String,
+    /// Columns with old and new.
+    pub changes: Value,
+    /// The parent that took it along.
+    pub cause: Option<String>,
+}
+
+/// The last entry of the audit log; 0 when there is none.
+pub async fn last_audit(database: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    let last = sqlx::query_scalar!("SELECT max(id) FROM workos_sync.audit_log").fetch_one(database).await?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Changes after an entry that came this way without an event.
+pub async fn changes_since(
+    database: impl PgExecutor<'_>,
+    env: &str,
+    after: i64,
+    channel: &str,
+) -> sqlx::Result<Vec<Changed>> {
+    sqlx::query_as!(
+        Changed,
+        r#"
+        SELECT kind, object_id, action, changes, cause
+        FROM workos_sync.audit_log
+        WHERE id > $2 AND env = $1 AND channel = $3 AND event_id IS NULL
+        ORDER BY id
+        "#,
+        env,
+        after,
+        channel,
+    )
+    .fetch_all(database)
+    .await
 }
 
 #[cfg(test)]

@@ -5,7 +5,12 @@
 //! [`sync`] asks, claims and writes, with [`workos`] for the questions, [`guard`] for the races,
 //! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
 //! and [`backoff`] how long that takes.
+//!
+//! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
+//! Both [`walk`] the lists, [`listing`] reads a page, [`reconcile`] carries what a page told through the same verb,
+//! [`runs`] keeps where they stand and [`progress`] shows it. [`relations`] finds what belongs to one object.
 
+pub mod backfill;
 pub mod backoff;
 pub mod command;
 pub mod config;
@@ -21,6 +26,11 @@ pub mod metrics;
 pub mod object;
 pub mod outcome;
 pub mod process;
+pub mod progress;
+pub mod reconcile;
 pub mod relations;
+pub mod runs;
 pub mod sync;
+pub mod verify;
+pub mod walk;
 pub mod workos;

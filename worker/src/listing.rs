@@ -79,9 +79,9 @@ pub enum Interruption {
     /// No answer for longer than is worth waiting.
     #[error("WorkOS does not answer ({0})")]
     Away(String),
-    /// One list cannot be read.
-    #[error("the list of {0} cannot be read ({1})")]
-    ListFailed(String, String),
+    /// One list or object cannot be read.
+    #[error("{0} cannot be read ({1})")]
+    Unreadable(String, String),
     /// No Postgres for longer than is worth waiting.
     #[error("Postgres is not available")]
     Database,
@@ -111,7 +111,7 @@ impl From<Trouble> for Interruption {
 /// How long to wait before trying again what failed for the `attempt`th time (from 1) and has failed for so
 /// long; `None` when it is not worth it. Rate limits are waited out, an outage until `limit`.
 #[must_use]
-fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Duration) -> Option<Duration> {
+pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Duration) -> Option<Duration> {
     let few = |tries: u32, delay: Duration| (attempt < tries).then_some(delay);
     match failure {
         Failure::RateLimited { retry_after } => {
@@ -160,9 +160,9 @@ impl Patience {
     }
 
     /// Asks Postgres until it answers.
-    pub async fn postgres<T>(
+    pub async fn postgres<T, F: Future<Output = Result<T, Trouble>> + Send>(
         &self,
-        mut question: impl AsyncFnMut() -> Result<T, Trouble>,
+        question: impl Fn() -> F + Send,
     ) -> Result<T, Interruption> {
         let mut attempts = self.attempts();
         loop {

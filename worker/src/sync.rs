@@ -805,7 +805,7 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
 }
 
 /// A question to Postgres that does not wait for ever.
-async fn within_time<T>(question: impl Future<Output = sqlx::Result<T>>) -> Result<T, Trouble> {
+pub(crate) async fn within_time<T>(question: impl Future<Output = sqlx::Result<T>>) -> Result<T, Trouble> {
     match tokio::time::timeout(database::TIMEOUT, question).await {
         Ok(answer) => answer.map_err(Trouble::from),
         Err(_) => Err(Trouble::Unavailable),

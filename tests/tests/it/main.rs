@@ -6,6 +6,7 @@
     reason = "in a story, a failure of the world is a failure of the story"
 )]
 
+mod backfill;
 mod convergence;
 mod crash;
 mod emulator;
@@ -17,4 +18,6 @@ mod order;
 mod privacy;
 mod programs;
 mod services;
+mod sync_one;
 mod trouble;
+mod verify;

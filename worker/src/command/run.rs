@@ -1,12 +1,17 @@
 //! `worker run`: consume events and write the mirror.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use shared::admin::{self, Admin, Readiness};
 use shared::exit::Exit;
 use shared::{broker, shutdown, telemetry};
 
 use crate::config::Config;
+use crate::listing::Patience;
 use crate::metrics::Metrics;
+use crate::sync::{Purpose, Sync};
+use crate::verify::{self, Schedule};
 use crate::workos::Lane;
 use crate::{backoff, consumer, database};
 
@@ -42,7 +47,21 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let client = broker::connect(&config.broker, "workos-sync worker", &readiness).await?;
     let jetstream = async_nats::jetstream::new(client.clone());
     let sync = super::sync(&config.ask, pool.clone(), &metrics, Lane::Events)?;
+    let verifying = tokio::spawn(verify::scheduled(
+        Schedule {
+            interval: config.verify_interval,
+            wanted: Arc::default(),
+            parallel: config.ask.fetch_concurrency,
+        },
+        Sync { lane: Lane::Backfill, purpose: Purpose::Verify, ..sync.clone() },
+        database::pool(&config.database.url, super::CONNECTIONS)?,
+        metrics.clone(),
+        Patience { limit: super::OUTAGE, stop: stop.clone() },
+    ));
     consumer::run(&config, jetstream, sync, metrics, readiness, stop).await;
+    if let Err(error) = verifying.await {
+        tracing::error!(error = %error, "the scheduled verify ended by itself");
+    }
     // What was acknowledged must leave before the connection does.
     if let Err(error) = client.flush().await {
         tracing::debug!(error = %error, "failed to flush the last acknowledgements");
