@@ -220,7 +220,7 @@ impl Backfill {
         }
         if walking.position.unreadable == 0 {
             // Children first: a child that goes by itself is not taken along by its parent.
-            for kind in walk.brings.iter().rev() {
+            for kind in walk.brings.iter().rev().filter(|kind| self.only.contains(kind)) {
                 self.bury_what_was_not_listed(books, *kind, walking.fence).await?;
             }
         } else {

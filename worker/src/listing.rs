@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::id::Kind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,8 @@ pub async fn page(
     lane: Lane,
 ) -> Result<Option<Page>, Failure> {
     let joint = if path.contains('?') { '&' } else { '?' };
-    let cursor = after.map(|after| format!("&after={after}")).unwrap_or_default();
+    let cursor = after.map(|after| format!("&after={}", utf8_percent_encode(after, NON_ALPHANUMERIC)));
+    let cursor = cursor.unwrap_or_default();
     let path = format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}");
     let Some(answered) = workos.page(&path, kind.name(), lane).await? else { return Ok(None) };
     let mut page =

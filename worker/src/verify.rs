@@ -6,7 +6,7 @@
 mod schedule;
 mod seen;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -174,26 +174,13 @@ impl Verify {
         let counts = self.only.iter().map(|kind| (*kind, Counts::default())).collect();
         let found = Found { report: Report { counts, drifts: Vec::new() }, suspects: BTreeMap::new() };
         let comparison = Comparison { verify: self, seen, found: Mutex::new(found) };
-        for walk in plan(&with_parents(&self.only)) {
+        for walk in plan(&self.only) {
             comparison.carry_out(&walk).await?;
         }
         comparison.confirm(1).await?;
         let report = std::mem::take(&mut comparison.found().report);
         Ok(report)
     }
-}
-
-/// These kinds, and those whose objects have lists of them: WorkOS, not the mirror, must say which those are.
-fn with_parents(only: &[Kind]) -> Vec<Kind> {
-    let mut all: BTreeSet<Kind> = only.iter().copied().collect();
-    for kind in Kind::ALL.into_iter().rev() {
-        if all.contains(&kind)
-            && let Listed::Under(parent, _) = object::listed(kind)
-        {
-            all.insert(parent);
-        }
-    }
-    all.into_iter().collect()
 }
 
 /// How the two sides of one object differ, if they do.

@@ -58,9 +58,18 @@ pub struct Walk {
     pub brings: Vec<Kind>,
 }
 
-/// The walks that bring these kinds, parents first.
+/// The walks that bring these kinds and those whose objects have lists of them, parents first: WorkOS, not the
+/// mirror, must say which lists there are.
 #[must_use]
-pub fn plan(wanted: &[Kind]) -> Vec<Walk> {
+pub fn plan(only: &[Kind]) -> Vec<Walk> {
+    let mut wanted = only.to_vec();
+    for kind in Kind::ALL.into_iter().rev() {
+        if let Listed::Under(parent, _) = object::listed(kind)
+            && wanted.contains(&kind)
+        {
+            wanted.push(parent);
+        }
+    }
     let source = |kind: Kind| match object::listed(kind) {
         Listed::Inside(parent) => parent,
         Listed::Everywhere(_) | Listed::Under(..) => kind,
@@ -295,6 +304,12 @@ mod tests {
                 assert!(walks[..place].iter().any(|earlier| earlier.brings.contains(&parent)));
             }
         }
+    }
+
+    #[test]
+    fn what_is_listed_by_parent_needs_the_list_of_parents() {
+        let walked: Vec<Kind> = plan(&[Kind::OrganizationMembership]).iter().map(|walk| walk.kind).collect();
+        assert_eq!(walked, [Kind::Organization, Kind::OrganizationMembership]);
     }
 
     #[test]

@@ -184,6 +184,7 @@ async fn what_was_written_meanwhile_is_not_taken_to_be_deleted_and_what_the_appl
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
 
     assert!(world.row(Kind::User, &late).await.is_some());
+    assert_eq!(sim.asked(Kind::User, &late), 1, "it was not under suspicion");
     let tombstone = world.any_row(Kind::User, &gone).await.expect("a tombstone, not a hole");
     assert!(!tombstone["_deleted_at"].is_null());
     assert_eq!(tombstone["favourite_colour"], "green");

@@ -51,7 +51,8 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         Schedule {
             interval: config.verify_interval,
             wanted: Arc::default(),
-            parallel: config.ask.fetch_concurrency,
+            // Events come first.
+            parallel: config.ask.fetch_concurrency.div_ceil(4),
         },
         Sync { lane: Lane::Backfill, purpose: Purpose::Verify, ..sync.clone() },
         database::pool(&config.database.url, super::CONNECTIONS)?,
