@@ -115,12 +115,11 @@ pub async fn run(backfill: &Backfill) -> Result<Summary, Interruption> {
         tracing::info!(started_at = %found.started_at, "going on with a backfill that was interrupted");
         Some((found.run, checkpoint, counts))
     });
-    let (run, checkpoint, counts) = match resumed {
-        Some(resumed) => resumed,
-        None => {
-            let begin = || within_time(runs::begin(pool, &sync.env, COMMAND, &backfill.actor, &arguments));
-            (patience.postgres(begin).await?, Checkpoint::default(), BTreeMap::new())
-        }
+    let (run, checkpoint, counts) = if let Some(resumed) = resumed {
+        resumed
+    } else {
+        let begin = || within_time(runs::begin(pool, &sync.env, COMMAND, &backfill.actor, &arguments));
+        (patience.postgres(begin).await?, Checkpoint::default(), BTreeMap::new())
     };
     let books = Books {
         run,

@@ -96,15 +96,16 @@ impl Progress {
     /// It is done.
     pub fn end(&self) {
         let Some(stage) = self.now().take() else { return };
-        match &stage.bar {
-            Some(bar) => bar.finish(),
-            None => tracing::info!(
-                objects = stage.objects,
-                per_second = format!("{:.0}", stage.rate()),
-                "{}: done",
-                stage.what
-            ),
+        if let Some(bar) = &stage.bar {
+            bar.finish();
+            return;
         }
+        tracing::info!(
+            objects = stage.objects,
+            per_second = format!("{:.0}", stage.rate()),
+            "{}: done",
+            stage.what
+        );
     }
 }
 
