@@ -45,6 +45,25 @@ pub struct TailConfig {
     pub grace: Duration,
 }
 
+/// Settings of a command that asks WorkOS and writes the answers, and needs no broker.
+#[derive(Clone, Debug)]
+pub struct CommandConfig {
+    /// How WorkOS is asked.
+    pub ask: AskConfig,
+    /// The mirror.
+    pub database: DatabaseConfig,
+}
+
+impl CommandConfig {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let ask = AskConfig::read(&mut settings);
+        let database = DatabaseConfig::read(&mut settings);
+        settings.finish()?;
+        Ok(Self { ask: ask?, database: database? })
+    }
+}
+
 /// Settings of `worker run`.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -66,6 +85,8 @@ pub struct Config {
     pub ack_wait: Duration,
     /// `SYNC_TAIL_INTERVAL`; `None` when it is `off`.
     pub tail: Option<TailConfig>,
+    /// `SYNC_VERIFY_INTERVAL`: how often the mirror is compared and repaired; `None` is never.
+    pub verify_interval: Option<Duration>,
 }
 
 impl DatabaseConfig {
@@ -153,6 +174,7 @@ impl Config {
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
         let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
         let tail = TailConfig::read(settings);
+        let verify_interval = settings.duration_or_off("SYNC_VERIFY_INTERVAL", "off");
         Ok(Self {
             ask: ask?,
             database: database?,
@@ -163,6 +185,7 @@ impl Config {
             batch_wait: batch_wait?,
             ack_wait: ack_wait?,
             tail: tail?,
+            verify_interval: verify_interval?,
         })
     }
 }

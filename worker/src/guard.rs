@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use shared::id::ObjectRef;
 use sqlx::{PgConnection, PgExecutor};
 
@@ -31,6 +31,10 @@ impl DeletedBy {
     }
 }
 
+/// How long what an event declared deleted stays so, whatever WorkOS answers: its deletions may take a while to
+/// show everywhere, but not this long.
+pub const REVIVE_AFTER: TimeDelta = TimeDelta::minutes(10);
+
 /// The life of a stream: sequences start again when it is made anew, so they are compared only
 /// within one.
 pub type Life = DateTime<Utc>;
@@ -48,6 +52,8 @@ pub struct Known {
     pub missing_since: Option<DateTime<Utc>>,
     /// How we learned that it is gone, if it is.
     pub deleted_by: Option<DeletedBy>,
+    /// When we learned it.
+    pub deleted_at: Option<DateTime<Utc>>,
     /// Whether the mirror has a row for it.
     pub has_row: bool,
 }
@@ -89,6 +95,7 @@ pub async fn look_up(
                object.updated_at AS "updated_at?",
                object.missing_since AS "missing_since?",
                object.deleted_by AS "deleted_by?",
+               object.deleted_at AS "deleted_at?",
                object.has_row AS "has_row?"
         FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
         LEFT JOIN LATERAL (
@@ -117,6 +124,7 @@ pub async fn look_up(
                 updated_at: row.updated_at,
                 missing_since: row.missing_since,
                 deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
+                deleted_at: row.deleted_at,
                 has_row: row.has_row.unwrap_or(false),
             }),
         })
@@ -140,6 +148,7 @@ pub async fn known(
                object.updated_at,
                object.missing_since,
                object.deleted_by,
+               object.deleted_at,
                object.has_row
         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (kind, id, position)
         CROSS JOIN LATERAL (
@@ -162,6 +171,7 @@ pub async fn known(
                 updated_at: row.updated_at,
                 missing_since: row.missing_since,
                 deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
+                deleted_at: row.deleted_at,
                 has_row: row.has_row,
             };
             Some(((*object).clone(), known))
@@ -215,11 +225,16 @@ pub struct Question {
     pub at: DateTime<Utc>,
 }
 
+/// Takes a fence, before a question leaves that is about no object in particular.
+pub async fn fence(database: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(r#"SELECT nextval('workos_sync.fence') AS "taken!""#).fetch_one(database).await
+}
+
 /// Objects that were won, and whether the guard had never heard of them.
 pub type Won = HashMap<ObjectRef, bool>;
 
 /// Claims objects. Only a higher fence wins, but for a verified deletion, which is final whenever it
-/// comes; an object that an event declared deleted is not revived; an answer older than the one that was
+/// comes; an object that an event declared deleted is not revived, unless that was before `revives`; an answer older than the one that was
 /// taken is refused; a second 404 counts only while the first still stands. Every row is locked in key
 /// order, also those that are not won, so that two claims cannot deadlock and the state of parents stands
 /// still until the transaction ends.
@@ -228,6 +243,7 @@ pub async fn claim(
     connection: &mut PgConnection,
     env: &str,
     question: Question,
+    revives: Option<DateTime<Utc>>,
     claims: &[(&ObjectRef, Claim)],
 ) -> sqlx::Result<Won> {
     let mut ordered: Vec<_> = claims.to_vec();
@@ -309,6 +325,7 @@ pub async fn claim(
             END,
             deleted_by = CASE
                 WHEN EXCLUDED.missing_since IS NOT NULL THEN object.deleted_by
+                WHEN EXCLUDED.has_row AND object.deleted_at < $16 THEN NULL
                 WHEN 'event' IN (object.deleted_by, EXCLUDED.deleted_by) THEN 'event'
                 WHEN EXCLUDED.deleted_by IS NOT NULL THEN coalesce(object.deleted_by, EXCLUDED.deleted_by)
             END,
@@ -324,7 +341,11 @@ pub async fn claim(
                 OR object.missing_since IS NOT NULL
                 OR object.deleted_at IS NOT NULL
               )
-          AND (object.deleted_by IS DISTINCT FROM 'event' OR EXCLUDED.deleted_at IS NOT NULL)
+          AND (
+                object.deleted_by IS DISTINCT FROM 'event'
+                OR EXCLUDED.deleted_at IS NOT NULL
+                OR (EXCLUDED.has_row AND object.deleted_at < $16)
+              )
           AND coalesce(EXCLUDED.updated_at >= object.updated_at, true)
         RETURNING kind, id, (xmax = 0) AS "inserted!"
         "#,
@@ -343,6 +364,7 @@ pub async fn claim(
         &outcomes as _,
         question.fence,
         question.covers.map_or(i64::MAX, |covers| covers.last),
+        revives,
     )
     .fetch_all(connection)
     .await?;

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use shared::event::{Channel, Event};
 use shared::id::ObjectRef;
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgExecutor};
 
 use crate::object::columns::Change;
 use crate::outcome::Outcome;
@@ -167,12 +167,13 @@ pub fn changes(changes: &[Change], personal: &[&str], keep_personal: bool) -> Va
     Value::Object(columns)
 }
 
-/// Appends to the audit log.
+/// Appends to the audit log. `channel` is for changes that no event led to.
 pub async fn audit(
     connection: &mut PgConnection,
     env: &str,
     fence: i64,
     at: DateTime<Utc>,
+    channel: &str,
     audits: &[Audit<'_>],
 ) -> sqlx::Result<()> {
     let kinds: Vec<&str> = audits.iter().map(|audit| audit.object.kind.name()).collect();
@@ -182,7 +183,7 @@ pub async fn audit(
     let events: Vec<Option<&str>> =
         audits.iter().map(|audit| audit.event.map(|event| event.id.as_str())).collect();
     let channels: Vec<&str> =
-        audits.iter().map(|audit| audit.event.map_or("sync", |event| event.channel.name())).collect();
+        audits.iter().map(|audit| audit.event.map_or(channel, |event| event.channel.name())).collect();
     let actors: Vec<Option<&str>> =
         audits.iter().map(|audit| audit.event.and_then(|event| event.actor.as_deref())).collect();
     let causes: Vec<Option<&str>> = audits.iter().map(|audit| audit.cause.as_deref()).collect();
@@ -211,6 +212,50 @@ pub async fn audit(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A change as the audit log has it.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Kind of the object.
+    pub kind: String,
+    /// Its id.
+    pub object_id: String,
+    /// What happened.
+    pub action: String,
+    /// Columns with old and new.
+    pub changes: Value,
+    /// The parent that took it along.
+    pub cause: Option<String>,
+}
+
+/// The last entry of the audit log; 0 when there is none.
+pub async fn last_audit(database: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    let last = sqlx::query_scalar!("SELECT max(id) FROM workos_sync.audit_log").fetch_one(database).await?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Changes after an entry that came this way without an event.
+pub async fn changes_since(
+    database: impl PgExecutor<'_>,
+    env: &str,
+    after: i64,
+    channel: &str,
+) -> sqlx::Result<Vec<Changed>> {
+    sqlx::query_as!(
+        Changed,
+        r#"
+        SELECT kind, object_id, action, changes, cause
+        FROM workos_sync.audit_log
+        WHERE id > $2 AND env = $1 AND channel = $3 AND event_id IS NULL
+        ORDER BY id
+        "#,
+        env,
+        after,
+        channel,
+    )
+    .fetch_all(database)
+    .await
 }
 
 #[cfg(test)]

@@ -6,7 +6,12 @@
 //! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
 //! and [`backoff`] how long that takes. Beside them, [`tail`] reads the Events API into the same stream, and what
 //! somebody waits for goes by the [`fast_lane`], with its [`relations`].
+//!
+//! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
+//! Both [`walk`] the lists, [`listing`] reads a page, [`reconcile`] carries what a page told through the same verb,
+//! [`runs`] keeps where they stand and [`progress`] shows it.
 
+pub mod backfill;
 pub mod backoff;
 pub mod command;
 pub mod config;
@@ -18,11 +23,17 @@ pub mod failure;
 pub mod fast_lane;
 pub mod guard;
 pub mod ledger;
+pub mod listing;
 pub mod metrics;
 pub mod object;
 pub mod outcome;
 pub mod process;
+pub mod progress;
+pub mod reconcile;
 pub mod relations;
+pub mod runs;
 pub mod sync;
 pub mod tail;
+pub mod verify;
+pub mod walk;
 pub mod workos;

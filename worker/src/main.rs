@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shared::config::{Problems, Settings};
 use shared::exit::Exit;
-use worker::command;
-use worker::config::{Config, DatabaseConfig};
+use worker::command::{self, BackfillArguments, SyncArguments, VerifyArguments};
+use worker::config::{CommandConfig, Config, DatabaseConfig};
 
 /// A batch is thousands of small pieces that live as long as it does.
 #[global_allocator]
@@ -26,6 +26,21 @@ enum Command {
     Run,
     /// Apply migrations and exit.
     Migrate,
+    /// List everything that WorkOS has and make the mirror agree; then bury what complete lists no longer have.
+    ///
+    /// Safe beside `worker run`, and safe to stop: run again with the same arguments, it goes on from where it was.
+    /// Exit 0: done. 1: stopped, or some objects could not be written (they are named). 3: WorkOS or Postgres
+    /// not available.
+    Backfill(BackfillArguments),
+    /// Compare the mirror with WorkOS, row by row: what is missing, what is extra, what differs in which columns.
+    ///
+    /// Exit 0: in step (or, with --repair, brought back in step). 1: drift. 2: could not check.
+    Verify(VerifyArguments),
+    /// Ask WorkOS for one object now, with what belongs to it, and say what changed.
+    ///
+    /// Exit 0: the mirror agrees. 1: neither WorkOS nor the mirror has it, or it could not be written. 3: WorkOS
+    /// or Postgres not available.
+    Sync(SyncArguments),
     /// Exit 0 when the copy on `WORKER_ADMIN_ADDR` is ready.
     Healthcheck,
 }
@@ -39,6 +54,18 @@ async fn main() -> ExitCode {
         },
         Command::Migrate => match DatabaseConfig::from_settings(Settings::from_env()) {
             Ok(config) => command::migrate(config).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Backfill(arguments) => match CommandConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::backfill(config, arguments).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Verify(arguments) => match CommandConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::verify(config, arguments).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Sync(arguments) => match CommandConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::sync_one(config, arguments).await,
             Err(problems) => return usage(&problems),
         },
         Command::Healthcheck => command::healthcheck(Settings::from_env()).await,

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use shared::event::Channel;
@@ -32,6 +33,11 @@ struct FailureLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
 struct Inner {
     registry: Registry,
     events: Family<EventLabels, Counter>,
@@ -42,6 +48,7 @@ struct Inner {
     requests: Family<RequestLabels, Counter>,
     rate_limit_wait: Histogram,
     tail: TailMetrics,
+    drift: Family<KindLabels, Gauge>,
 }
 
 /// The worker's metrics.
@@ -86,6 +93,12 @@ impl Metrics {
             rate_limit_wait.clone(),
         );
         let tail = TailMetrics::register(&mut registry);
+        let drift = Family::default();
+        registry.register(
+            "drift_objects",
+            "Objects that the last scheduled verify found out of step, before it repaired them",
+            drift.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
             events,
@@ -96,6 +109,7 @@ impl Metrics {
             requests,
             rate_limit_wait,
             tail,
+            drift,
         }))
     }
 
@@ -144,6 +158,11 @@ impl Metrics {
     /// WorkOS answered about an object of this kind or a list, or not (`error`).
     pub fn workos_request(&self, kind: &'static str, status: &'static str) {
         self.0.requests.get_or_create(&RequestLabels { kind, status }).inc();
+    }
+
+    /// So many objects of a kind were out of step.
+    pub fn drift(&self, kind: &'static str, objects: u64) {
+        self.0.drift.get_or_create(&KindLabels { kind }).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     /// A request waited for the budget.

@@ -9,10 +9,8 @@ use shared::id::{Kind, ObjectRef};
 use crate::database::{self, Trouble};
 use crate::failure::Failure;
 use crate::sync::{Sync, Told, Wish};
-use crate::{guard, object};
+use crate::{guard, listing, object};
 
-/// The most that WorkOS puts on a page.
-const PER_PAGE: usize = 100;
 /// Pages of one list that are read at most. What is beyond is left to its own events and to backfill.
 const MOST_PAGES: usize = 20;
 
@@ -71,22 +69,12 @@ async fn list(sync: &Sync, kind: Kind, path: String) -> Result<Members, Failure>
     let mut members = Members { kind, told: Vec::new(), complete: true };
     let mut after: Option<String> = None;
     for _ in 0..MOST_PAGES {
-        let cursor = after.map(|after| format!("&after={after}")).unwrap_or_default();
-        let page = format!("{path}&limit={PER_PAGE}&order=asc{cursor}");
         // Not there: nothing belongs to it.
-        let Some(page) = sync.workos.page(&page, kind.name(), sync.lane).await? else { return Ok(members) };
-        for item in &page.items {
-            match object::read_item(kind, item) {
-                Ok(mut records) => {
-                    let embedded = records.split_off(1);
-                    members.told.extend(records.pop().map(|record| Told { record, embedded }));
-                }
-                Err(error) => {
-                    tracing::warn!(object.kind = %kind, error = %error, "an item of a list was not understood");
-                    members.complete = false;
-                }
-            }
-        }
+        let Some(page) = listing::page(&sync.workos, kind, &path, after.as_deref(), sync.lane).await? else {
+            return Ok(members);
+        };
+        members.told.extend(page.told);
+        members.complete &= page.unreadable == 0;
         after = page.after;
         if after.is_none() {
             return Ok(members);

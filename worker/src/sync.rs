@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::clock;
 use shared::event::Event;
 use shared::id::{Kind, ObjectRef};
@@ -15,6 +15,7 @@ use crate::decide::{self, Verdict};
 use crate::failure::{Failure, Remedy};
 use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
+use crate::object::columns::Change;
 use crate::object::{Record, Row};
 use crate::outcome::Outcome;
 use crate::workos::{Answer, Lane, Reply, WorkOs};
@@ -62,6 +63,41 @@ pub struct Told {
     pub record: Record,
     /// Other objects that came with it.
     pub embedded: Vec<Record>,
+}
+
+/// Why the mirror is made to agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Events came.
+    Events,
+    /// Somebody asked for one object.
+    Sync,
+    /// Everything is listed.
+    Backfill,
+    /// The mirror was compared, and differs.
+    Verify,
+}
+
+impl Purpose {
+    /// The channel in the audit log of a change that no event led to.
+    const fn channel(self) -> &'static str {
+        match self {
+            Self::Events | Self::Sync => "sync",
+            Self::Backfill => "backfill",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// Whether what follows a row elsewhere is compared too. Events need not: whoever wrote the row wrote that.
+    const fn is_thorough(self) -> bool {
+        matches!(self, Self::Sync | Self::Verify)
+    }
+
+    /// Who compares everything may find that a deletion was not one: what an event declared deleted before this
+    /// lives again when WorkOS still has it.
+    fn revives(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        matches!(self, Self::Backfill | Self::Verify).then(|| now - guard::REVIVE_AFTER)
+    }
 }
 
 /// One event of a batch.
@@ -138,6 +174,8 @@ pub struct Sync {
     pub keep_personal: bool,
     /// On whose behalf WorkOS is asked.
     pub lane: Lane,
+    /// Why.
+    pub purpose: Purpose,
 }
 
 impl Sync {
@@ -409,7 +447,8 @@ impl Sync {
         let mut result: BTreeMap<&ObjectRef, Ending> = BTreeMap::new();
         let claims = claims(entries);
         if !claims.is_empty() {
-            let won = guard::claim(connection, &self.env, question, &claims).await?;
+            let revives = self.purpose.revives(question.at);
+            let won = guard::claim(connection, &self.env, question, revives, &claims).await?;
             crash::point("after_claim");
             let state = self.state_of_losers_and_parents(connection, entries, &won).await?;
             let orphans = orphans(entries, &won, &state);
@@ -435,7 +474,8 @@ impl Sync {
                 cause: Some(parent.to_string()),
             }));
             if !log.is_empty() {
-                ledger::audit(connection, &self.env, question.fence, question.at, &log).await?;
+                let channel = self.purpose.channel();
+                ledger::audit(connection, &self.env, question.fence, question.at, channel, &log).await?;
             }
         }
         let mut endings = BTreeMap::new();
@@ -514,11 +554,25 @@ impl Sync {
         } else {
             kinds::load(connection, &seen_before).await?
         };
+        let mut beside: HashMap<ObjectRef, Vec<Change>> = HashMap::new();
+        if self.purpose.is_thorough() && !mirror.is_empty() {
+            let said: Vec<&Row> = present.iter().map(|(_, record)| &record.row).collect();
+            for (object, column) in kinds::beside(connection, &said).await? {
+                beside.entry(object).or_default().push(Change { column, old: Value::Null, new: Value::Null });
+            }
+        }
         let mut rows: Vec<&Row> = Vec::with_capacity(present.len());
         let mut unchanged: Vec<&ObjectRef> = Vec::new();
         for (entry, record) in present {
             let old = mirror.get(&entry.object);
-            let changes = record.row.changes(old);
+            let changes = match old {
+                Some(old) if self.purpose.is_thorough() => {
+                    let mut changes = record.row.changes_in_full(old);
+                    changes.extend(beside.remove(&entry.object).unwrap_or_default());
+                    changes
+                }
+                old => record.row.changes(old),
+            };
             let action = match old {
                 None => Action::Created,
                 Some(old) if old.is_tombstone() => Action::Revived,
@@ -751,7 +805,7 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
 }
 
 /// A question to Postgres that does not wait for ever.
-async fn within_time<T>(question: impl Future<Output = sqlx::Result<T>>) -> Result<T, Trouble> {
+pub(crate) async fn within_time<T>(question: impl Future<Output = sqlx::Result<T>>) -> Result<T, Trouble> {
     match tokio::time::timeout(database::TIMEOUT, question).await {
         Ok(answer) => answer.map_err(Trouble::from),
         Err(_) => Err(Trouble::Unavailable),

@@ -1,7 +1,7 @@
-//! What both benchmarks use: [`settings`], [`payload`] and [`load`] to make work, [`broker`] to queue it,
+//! What the benchmarks use: [`settings`], [`payload`] and [`load`] to make work, [`broker`] to queue it,
 //! [`machine`] to look at processes, [`report`] to print.
 
-#![allow(dead_code, reason = "each of the two benchmarks uses its part")]
+#![allow(dead_code, reason = "each benchmark uses its part")]
 
 pub(crate) mod broker;
 pub(crate) mod load;

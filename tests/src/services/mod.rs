@@ -20,4 +20,4 @@ pub use emulator::Emulator;
 pub use nats::Nats;
 pub use place::Place;
 pub use postgres::{Durability, Postgres};
-pub use program::{Finished, Program};
+pub use program::{Finished, Program, Running};

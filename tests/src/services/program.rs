@@ -57,6 +57,61 @@ impl Finished {
     }
 }
 
+/// A command that is on its way. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    process: Process,
+    output: PathBuf,
+    log: PathBuf,
+    // Dropped after the process.
+    _files: tempfile::TempDir,
+}
+
+impl Running {
+    /// Starts a command such as `worker backfill`.
+    pub fn start(
+        directory: &Path,
+        program: &str,
+        args: &[&str],
+        env: &[(String, String)],
+    ) -> anyhow::Result<Self> {
+        let files = tempfile::tempdir_in(directory).context("failed to create a directory for the output")?;
+        let mut spec = spec(program, args, files.path(), "command", env.to_vec())?;
+        let output = files.path().join("command.out");
+        spec.output = Some(output.clone());
+        spec.name = format!("`{program} {}`", args.join(" "));
+        Ok(Self { process: Process::start(&spec)?, output, log: spec.log, _files: files })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
+    /// Sends any signal.
+    pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill()
+    }
+
+    /// Waits for its end. It is killed after `at_most`.
+    pub async fn finish(mut self, at_most: Duration) -> anyhow::Result<Finished> {
+        let status = self.process.wait(at_most).await?;
+        let read = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok(Finished { status, stdout: read(&self.output)?, stderr: read(&self.log)? })
+    }
+}
+
 impl Program {
     /// Starts `ingest` on ports of its own, unless `env` names others. `name` names its log in `directory`.
     pub fn ingest(directory: &Path, name: &str, env: &[(String, String)]) -> anyhow::Result<Self> {
@@ -88,14 +143,7 @@ impl Program {
         env: &[(String, String)],
         at_most: Duration,
     ) -> anyhow::Result<Finished> {
-        let files = tempfile::tempdir_in(directory).context("failed to create a directory for the output")?;
-        let mut spec = spec(program, args, files.path(), "command", env.to_vec())?;
-        let output = files.path().join("command.out");
-        spec.output = Some(output.clone());
-        spec.name = format!("`{program} {}`", args.join(" "));
-        let status = Process::start(&spec)?.wait(at_most).await?;
-        let read = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        Ok(Finished { status, stdout: read(&output)?, stderr: read(&spec.log)? })
+        Running::start(directory, program, args, env)?.finish(at_most).await
     }
 
     /// Waits until `/readyz` says so.

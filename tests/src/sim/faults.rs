@@ -97,6 +97,8 @@ pub(super) enum Script {
     Stale,
     /// Its answer is taken now and sent later.
     Hold(Gate),
+    /// It is answered as it should be.
+    Pass,
 }
 
 /// What shall happen to the next requests of each target, in order.

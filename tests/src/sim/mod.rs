@@ -509,6 +509,13 @@ impl Sim {
         self.script(&Target::List(kind), times, || Script::Fail(failure));
     }
 
+    /// The `page`th page of this list from now, counted from 1, fails, and the `times - 1` after it: a list that
+    /// breaks off in the middle.
+    pub fn fail_page(&self, kind: Kind, page: usize, times: usize, failure: Failure) {
+        self.script(&Target::List(kind), page.saturating_sub(1), || Script::Pass);
+        self.fail_next_list(kind, times, failure);
+    }
+
     /// The next `times` pages of the Events API fail.
     pub fn fail_next_events(&self, times: usize, failure: Failure) {
         self.script(&Target::Events, times, || Script::Fail(failure));

@@ -69,6 +69,7 @@ impl State {
         match self.script(route, id) {
             Some(Script::Fail(failure)) => return failure.answer(&self.knobs),
             Some(Script::Stale) => stale = true,
+            Some(Script::Pass) => {}
             Some(Script::Hold(hold)) => *gate = Some(hold),
             None => {
                 if let Some(failure) = Failure::roll(&self.knobs, &mut self.rng) {

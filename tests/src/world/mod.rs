@@ -18,7 +18,7 @@ use serde_json::Value;
 use shared::id::Kind;
 use sqlx::PgPool;
 
-use crate::services::{Finished, Nats, Place, Postgres, Program};
+use crate::services::{Finished, Nats, Place, Postgres, Program, Running};
 use crate::sim::Sim;
 
 pub use builder::Builder;
@@ -182,9 +182,20 @@ impl World {
 
     /// The same, with other settings on top.
     pub async fn worker_command_with(&self, args: &[&str], settings: &[(&str, &str)]) -> Finished {
-        let mut env = self.worker_settings(None);
-        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let env = self.command_settings(settings);
         work(Program::run(self.place.path(), "worker", args, &env, self.builder.patience).await)
+    }
+
+    /// Starts a command such as `worker backfill`, with the settings of the workers and others on top.
+    #[must_use]
+    pub fn start_worker_command(&self, args: &[&str], settings: &[(&str, &str)]) -> Running {
+        let env = self.command_settings(settings);
+        work(Running::start(self.place.path(), "worker", args, &env))
+    }
+
+    /// Waits for the end of a command.
+    pub async fn finish(&self, command: Running) -> Finished {
+        work(command.finish(self.builder.patience).await)
     }
 
     /// The live row of an object, with every column; `None` when there is none, or a tombstone.
@@ -267,6 +278,12 @@ impl World {
         let mut env = self.common_settings();
         env.extend(builder::worker_settings(&self.database.url, &self.sim));
         env.extend(self.builder.worker_settings(index));
+        env
+    }
+
+    fn command_settings(&self, settings: &[(&str, &str)]) -> Vec<(String, String)> {
+        let mut env = self.worker_settings(None);
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         env
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod authkit_docs;
+mod backfill;
 mod convergence;
 mod crash;
 mod emulator;
@@ -19,5 +20,7 @@ mod order;
 mod privacy;
 mod programs;
 mod services;
+mod sync_one;
 mod tail;
 mod trouble;
+mod verify;

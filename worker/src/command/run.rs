@@ -1,14 +1,18 @@
 //! `worker run`: consume events and write the mirror.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use shared::admin::{self, Admin, Readiness};
 use shared::exit::Exit;
 use shared::{broker, shutdown, telemetry};
 
 use crate::config::Config;
+use crate::listing::Patience;
 use crate::metrics::Metrics;
-use crate::sync::Sync;
+use crate::sync::{Purpose, Sync};
 use crate::tail::{self, Tail};
+use crate::verify::{self, Schedule};
 use crate::workos::Lane;
 use crate::{backoff, consumer, database, fast_lane};
 
@@ -46,7 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let client = broker::connect(&config.broker, "workos-sync worker", &readiness).await?;
     let jetstream = async_nats::jetstream::new(client.clone());
     let sync = super::sync(&config.ask, pool.clone(), &metrics, Lane::Events)?;
-    let immediate = Sync { lane: Lane::Immediate, ..sync.clone() };
+    let immediate = Sync { lane: Lane::Immediate, purpose: Purpose::Sync, ..sync.clone() };
     let fast_lane = tokio::spawn(fast_lane::run(
         jetstream.clone(),
         config.broker.replicas,
@@ -66,10 +70,25 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         readiness: readiness.clone(),
     });
     let tail = tail.map(|tail| tokio::spawn(tail::run(tail, stop.clone())));
+    let verifying = tokio::spawn(verify::scheduled(
+        Schedule {
+            interval: config.verify_interval,
+            wanted: Arc::default(),
+            // Events come first.
+            parallel: config.ask.fetch_concurrency.div_ceil(4),
+        },
+        Sync { lane: Lane::Backfill, purpose: Purpose::Verify, ..sync.clone() },
+        database::pool(&config.database.url, super::CONNECTIONS)?,
+        metrics.clone(),
+        Patience { limit: super::OUTAGE, stop: stop.clone() },
+    ));
     consumer::run(&config, jetstream, sync, metrics, readiness, stop).await;
     fast_lane.await.context("the fast lane failed")?;
     if let Some(tail) = tail {
         tail.await.context("the tail failed")?;
+    }
+    if let Err(error) = verifying.await {
+        tracing::error!(error = %error, "the scheduled verify ended by itself");
     }
     // What was acknowledged must leave before the connection does.
     if let Err(error) = client.flush().await {

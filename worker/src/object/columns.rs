@@ -136,13 +136,15 @@ impl Column for Texts {
 
 /// Declares the columns of a kind, once: the row, its comparison, and the arrays that carry many
 /// rows to one statement. `personal` marks a column whose values the audit log redacts, `derived` one
-/// that follows the row of another object and so is not compared with the answer.
+/// that follows the row of another object and so is not compared with the answer, `unannounced` one that
+/// WorkOS changes without an event.
 macro_rules! columns {
-    (@name $name:ident personal) => { stringify!($name) };
-    (@name $name:ident derived) => { "" };
-    (@compared derived) => { false };
-    (@compared personal) => { true };
-    (@compared) => { true };
+    (@personal $name:ident personal) => { stringify!($name) };
+    (@personal $name:ident $other:ident) => { "" };
+    (@unannounced $name:ident unannounced) => { stringify!($name) };
+    (@unannounced $name:ident $other:ident) => { "" };
+    (@derived derived) => { true };
+    (@derived $( $other:ident )?) => { false };
     (
         $(#[$doc:meta])*
         $( $name:ident : $column:ident $( $marker:ident )? , )+
@@ -182,7 +184,7 @@ macro_rules! columns {
                 let mut changes = Vec::new();
                 $(
                     let before = old.and_then(|old| old.$name.as_ref());
-                    if $crate::object::columns::columns!(@compared $( $marker )?) && self.$name.as_ref() != before {
+                    if !$crate::object::columns::columns!(@derived $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
                             column: stringify!($name),
                             old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
@@ -199,10 +201,32 @@ macro_rules! columns {
                 }
                 changes
             }
+
+            /// The same, and the columns that follow another object too.
+            #[must_use]
+            pub fn changes_in_full(&self, old: &Self) -> Vec<$crate::object::columns::Change> {
+                use $crate::object::columns::Column as _;
+                let mut changes = self.changes(Some(old));
+                $(
+                    if $crate::object::columns::columns!(@derived $( $marker )?) && self.$name != old.$name {
+                        changes.push($crate::object::columns::Change {
+                            column: stringify!($name),
+                            old: old.$name.to_json(),
+                            new: self.$name.to_json(),
+                        });
+                    }
+                )+
+                changes
+            }
         }
 
         /// Columns with personal values.
-        pub const PERSONAL: &[&str] = &[ $( $( $crate::object::columns::columns!(@name $name $marker), )? )+ ];
+        pub const PERSONAL: &[&str] =
+            &[ $( $( $crate::object::columns::columns!(@personal $name $marker), )? )+ ];
+
+        /// Columns that WorkOS changes without an event.
+        pub const UNANNOUNCED: &[&str] =
+            &[ $( $( $crate::object::columns::columns!(@unannounced $name $marker), )? )+ ];
 
         /// Many rows, column by column.
         struct Columns<'a> {

@@ -49,6 +49,17 @@ fn segment(id: &str) -> String {
     }
 }
 
+/// How everything of a kind is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// One list of everything, at this path.
+    Everywhere(&'static str),
+    /// A list for each object of another kind, whose id goes where the path has `{}`.
+    Under(Kind, &'static str),
+    /// Not by itself: the list of this kind brings it along.
+    Inside(Kind),
+}
+
 /// The path of the list that belongs to one object.
 #[must_use]
 pub fn list_under(path: &str, id: &str) -> String {
@@ -63,6 +74,12 @@ pub fn lists_of(object: &ObjectRef) -> impl Iterator<Item = (Kind, String)> {
             .filter(|(parent, _)| *parent == object.kind)
             .map(move |(_, path)| (kind, list_under(path, &object.id)))
     })
+}
+
+/// The kind with this name or table.
+#[must_use]
+pub fn named(name: &str) -> Option<Kind> {
+    Kind::ALL.into_iter().find(|kind| kind.name() == name || table(*kind) == name)
 }
 
 /// What one answer of WorkOS holds.
@@ -158,12 +175,72 @@ macro_rules! kinds {
                     $( (Self::$kind(new), _) => new.changes(None), )+
                 }
             }
+
+            /// The same against what stands there, with the columns that follow another object.
+            #[must_use]
+            pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
+                match (self, old) {
+                    $( (Self::$kind(new), Self::$kind(old)) => new.changes_in_full(old), )+
+                    #[allow(unreachable_patterns, reason = "with one kind only")]
+                    _ => self.changes(None),
+                }
+            }
+        }
+
+        /// How everything of a kind is listed.
+        #[must_use]
+        pub const fn listed(kind: Kind) -> Listed {
+            match kind { $( Kind::$kind => $module::LISTED, )+ }
         }
 
         /// Lists of those of a kind that belong to one object of another kind.
         #[must_use]
         pub const fn belonging(kind: Kind) -> &'static [(Kind, &'static str)] {
             match kind { $( Kind::$kind => $module::BELONGING, )+ }
+        }
+
+        /// The table of a kind, in the schema `workos`.
+        #[must_use]
+        pub const fn table(kind: Kind) -> &'static str {
+            match kind { $( Kind::$kind => $module::TABLE, )+ }
+        }
+
+        /// The columns of a kind that WorkOS changes without an event.
+        #[must_use]
+        pub const fn unannounced(kind: Kind) -> &'static [&'static str] {
+            match kind { $( Kind::$kind => $module::UNANNOUNCED, )+ }
+        }
+
+        /// The next live rows of a kind and an environment, in order of their ids.
+        pub async fn live(
+            connection: &mut PgConnection,
+            kind: Kind,
+            env: &str,
+            after: &str,
+            most: i64,
+        ) -> sqlx::Result<Vec<String>> {
+            match kind { $( Kind::$kind => $module::live(connection, env, after, most).await, )+ }
+        }
+
+        /// What follows these rows in other tables and does not agree with them: object and column.
+        pub async fn beside(
+            connection: &mut PgConnection,
+            rows: &[&Row],
+        ) -> sqlx::Result<Vec<(ObjectRef, &'static str)>> {
+            let mut differing = Vec::new();
+            $(
+                let of_kind: Vec<_> = rows
+                    .iter()
+                    .filter_map(|row| match row { Row::$kind(row) => Some(row), #[allow(unreachable_patterns, reason = "with one kind only")] _ => None })
+                    .collect();
+                if !of_kind.is_empty() {
+                    let found = $module::beside(&mut *connection, &of_kind).await?;
+                    differing.extend(
+                        found.into_iter().map(|(id, column)| (ObjectRef::new(Kind::$kind, id), column)),
+                    );
+                }
+            )+
+            Ok(differing)
         }
 
         /// Where WorkOS keeps it.
@@ -363,6 +440,9 @@ mod tests {
         let lists: Vec<_> = lists_of(&ObjectRef::new(Kind::User, "a&b=c")).collect();
         assert_eq!(lists.len(), 1);
         assert!(lists[0].1.contains("user_id=a%26b=c&statuses="), "{}", lists[0].1);
+        assert_eq!(named("users"), Some(Kind::User));
+        assert_eq!(named("organization_domain"), Some(Kind::OrganizationDomain));
+        assert_eq!(named("planets"), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, segment};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.organization_domains`.
@@ -24,6 +24,12 @@ columns! {
 pub(super) fn path(id: &str) -> String {
     format!("/organization_domains/{}", segment(id))
 }
+
+/// Its table in the schema `workos`.
+pub(super) const TABLE: &str = "organization_domains";
+
+/// How all of them are listed: there is no list of domains.
+pub(super) const LISTED: Listed = Listed::Inside(Kind::Organization);
 
 /// Lists of those that belong to one other object: an answer about the organization brings them.
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
@@ -57,6 +63,38 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
     )
     .fetch_all(connection)
     .await
+}
+
+/// The next live rows of an environment, in order of their ids.
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    env: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT id
+        FROM workos.organization_domains
+        WHERE _env = $1 AND id > $2 AND _deleted_at IS NULL
+        ORDER BY id
+        LIMIT $3
+        "#,
+        env,
+        after,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Nothing follows a domain in other tables.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn beside(
+    _connection: &mut PgConnection,
+    _rows: &[&Row],
+) -> sqlx::Result<Vec<(String, &'static str)>> {
+    Ok(Vec::new())
 }
 
 /// Writes domains.

@@ -8,7 +8,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, segment};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.organization_memberships`.
@@ -28,6 +28,12 @@ columns! {
 pub(super) fn path(id: &str) -> String {
     format!("/user_management/organization_memberships/{}", segment(id))
 }
+
+/// Its table in the schema `workos`.
+pub(super) const TABLE: &str = "organization_memberships";
+
+/// How all of them are listed: organization by organization. Without `statuses` only the active ones are shown.
+pub(super) const LISTED: Listed = Listed::Under(Kind::Organization, OF_ORGANIZATION);
 
 /// Lists of those that belong to one other object.
 pub(super) const BELONGING: &[(Kind, &str)] = &[(Kind::Organization, OF_ORGANIZATION), (Kind::User, OF_USER)];
@@ -83,6 +89,38 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
     )
     .fetch_all(connection)
     .await
+}
+
+/// The next live rows of an environment, in order of their ids.
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    env: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT id
+        FROM workos.organization_memberships
+        WHERE _env = $1 AND id > $2 AND _deleted_at IS NULL
+        ORDER BY id
+        LIMIT $3
+        "#,
+        env,
+        after,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Nothing follows a membership in other tables.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn beside(
+    _connection: &mut PgConnection,
+    _rows: &[&Row],
+) -> sqlx::Result<Vec<(String, &'static str)>> {
+    Ok(Vec::new())
 }
 
 /// Writes memberships. The name of the organization is taken from its own row, which may be newer

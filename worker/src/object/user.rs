@@ -7,7 +7,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, segment};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.users`.
@@ -19,7 +19,7 @@ columns! {
     email_verified: Flag,
     external_id: Text personal,
     metadata: Document personal,
-    last_sign_in_at: Time,
+    last_sign_in_at: Time unannounced,
     locale: Text,
     created_at: Time,
     updated_at: Time,
@@ -29,6 +29,12 @@ columns! {
 pub(super) fn path(id: &str) -> String {
     format!("/user_management/users/{}", segment(id))
 }
+
+/// Its table in the schema `workos`.
+pub(super) const TABLE: &str = "users";
+
+/// How all of them are listed.
+pub(super) const LISTED: Listed = Listed::Everywhere("/user_management/users");
 
 /// Lists of those that belong to one other object: none that their memberships do not tell.
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
@@ -65,6 +71,72 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
     )
     .fetch_all(connection)
     .await
+}
+
+/// The next live rows of an environment, in order of their ids.
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    env: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT id
+        FROM workos.users
+        WHERE _env = $1 AND id > $2 AND _deleted_at IS NULL
+        ORDER BY id
+        LIMIT $3
+        "#,
+        env,
+        after,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// What follows users in other tables and does not agree with them: their profiles.
+pub(super) async fn beside(
+    connection: &mut PgConnection,
+    rows: &[&Row],
+) -> sqlx::Result<Vec<(String, &'static str)>> {
+    let columns = Columns::of(rows);
+    let profiles = sqlx::query!(
+        r#"
+        SELECT said.id AS "id!",
+               profile.id IS NULL OR profile._deleted_at IS NOT NULL AS "missing!",
+               profile.first_name IS DISTINCT FROM said.first_name AS "first_name!",
+               profile.last_name IS DISTINCT FROM said.last_name AS "last_name!",
+               profile.avatar_url IS DISTINCT FROM said.avatar_url AS "avatar_url!"
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS said (id, first_name, last_name, avatar_url)
+        LEFT JOIN workos.profiles AS profile ON profile.id = said.id
+        WHERE profile.id IS NULL
+           OR (profile.first_name, profile.last_name, profile.avatar_url, profile._deleted_at)
+              IS DISTINCT FROM (said.first_name, said.last_name, said.avatar_url, NULL)
+        "#,
+        &columns.ids as _,
+        &columns.first_name as _,
+        &columns.last_name as _,
+        &columns.profile_picture_url as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut differing = Vec::new();
+    for profile in profiles {
+        let columns = if profile.missing {
+            vec!["profiles"]
+        } else {
+            let named = [
+                (profile.first_name, "profiles.first_name"),
+                (profile.last_name, "profiles.last_name"),
+                (profile.avatar_url, "profiles.avatar_url"),
+            ];
+            named.into_iter().filter(|(differs, _)| *differs).map(|(_, column)| column).collect()
+        };
+        differing.extend(columns.into_iter().map(|column| (profile.id.clone(), column)));
+    }
+    Ok(differing)
 }
 
 /// Writes users and their profiles. `bio` and `preferences` are the user's own.

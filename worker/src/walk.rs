@@ -1,0 +1,320 @@
+//! Walking every list of a kind, page by page: one list, or one for each object of another kind, a few at a time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use futures_util::StreamExt as _;
+use futures_util::future::join;
+use futures_util::stream::FuturesUnordered;
+use serde::{Deserialize, Serialize};
+use shared::id::Kind;
+
+use crate::listing::{self, Interruption, Page, Patience};
+use crate::object::{self, Listed};
+use crate::sync::Told;
+use crate::workos::{Lane, WorkOs};
+
+/// How far a walk has come. Small, however many lists there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The last object, in order of ids, whose list was begun. Empty for the one list of everything.
+    pub begun: Option<String>,
+    /// Lists that were begun and have not ended, by that object's id, each with the cursor of the last page that was
+    /// taken.
+    pub open: BTreeMap<String, Option<String>>,
+    /// Items that could not be read. What has some is not complete.
+    pub unreadable: u64,
+}
+
+/// What happens on the way.
+pub trait Visitor: Sync {
+    /// A page is about to be asked for.
+    fn leaving(&self) -> impl Future<Output = Result<i64, Interruption>> + Send;
+
+    /// A page is there, asked for under that fence.
+    fn page(&self, fence: i64, told: Vec<Told>) -> impl Future<Output = Result<(), Interruption>> + Send;
+
+    /// The next objects of a kind, in order of ids, each of which has a list of its own.
+    fn parents(
+        &self,
+        kind: Kind,
+        after: &str,
+    ) -> impl Future<Output = Result<Vec<String>, Interruption>> + Send;
+
+    /// The walk got further: by so many lists that ended, and so many objects.
+    fn moved(
+        &self,
+        position: &Position,
+        ended: u64,
+        objects: u64,
+    ) -> impl Future<Output = Result<(), Interruption>> + Send;
+}
+
+/// A kind that is read from lists, and the kinds that these lists bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// Whose lists.
+    pub kind: Kind,
+    /// What is taken from them.
+    pub brings: Vec<Kind>,
+}
+
+/// The walks that bring these kinds and those whose objects have lists of them, parents first: WorkOS, not the
+/// mirror, must say which lists there are.
+#[must_use]
+pub fn plan(only: &[Kind]) -> Vec<Walk> {
+    let mut wanted = only.to_vec();
+    for kind in Kind::ALL.into_iter().rev() {
+        if let Listed::Under(parent, _) = object::listed(kind)
+            && wanted.contains(&kind)
+        {
+            wanted.push(parent);
+        }
+    }
+    let source = |kind: Kind| match object::listed(kind) {
+        Listed::Inside(parent) => parent,
+        Listed::Everywhere(_) | Listed::Under(..) => kind,
+    };
+    Kind::ALL
+        .into_iter()
+        .filter_map(|walked| {
+            let brings: Vec<Kind> = Kind::ALL
+                .into_iter()
+                .filter(|kind| source(*kind) == walked && wanted.contains(kind))
+                .collect();
+            (!brings.is_empty()).then_some(Walk { kind: walked, brings })
+        })
+        .collect()
+}
+
+/// How lists are asked for.
+pub struct Walker<'a, V> {
+    /// Whose lists.
+    pub kind: Kind,
+    /// WorkOS.
+    pub workos: &'a WorkOs,
+    /// How long it is worth trying.
+    pub patience: &'a Patience,
+    /// How many lists at a time.
+    pub parallel: usize,
+    /// What happens on the way.
+    pub visitor: &'a V,
+}
+
+/// A list that is being read.
+struct List {
+    /// The id of the object whose list it is; empty for the one list of everything.
+    of: String,
+    path: String,
+    /// The cursor of the last page that was taken.
+    taken: Option<String>,
+    /// The page after that, asked for while the last one was taken.
+    ahead: Option<Result<Asked, Interruption>>,
+    /// It goes on from a cursor of an earlier life, which WorkOS may not know any more.
+    resumed: bool,
+}
+
+struct Asked {
+    fence: i64,
+    page: Option<Page>,
+}
+
+/// One page further.
+struct Step {
+    objects: u64,
+    unreadable: u64,
+    ended: bool,
+}
+
+impl<V: Visitor> Walker<'_, V> {
+    /// Reads every list from `position` on. `Err` when it did not come to the end; what was taken by then, the
+    /// visitor knows.
+    pub async fn walk(&self, mut position: Position) -> Result<Position, Interruption> {
+        let mut waiting: VecDeque<List> =
+            position.open.iter().map(|(of, cursor)| self.list(of.clone(), cursor.clone())).collect();
+        let mut next: VecDeque<String> = VecDeque::new();
+        let mut none_left = false;
+        let mut steps = FuturesUnordered::new();
+        let mut over: Option<Interruption> = None;
+        let mut unreadable: Option<Interruption> = None;
+        loop {
+            while over.is_none() && steps.len() < self.parallel {
+                if self.patience.stop.is_cancelled() {
+                    over = Some(Interruption::Stopped);
+                    break;
+                }
+                if waiting.is_empty() && next.is_empty() && !none_left {
+                    match self.next_lists(position.begun.as_deref()).await {
+                        Ok(found) => {
+                            none_left = found.is_empty();
+                            next.extend(found);
+                        }
+                        Err(interruption) => over = Some(interruption),
+                    }
+                }
+                let list = match waiting.pop_front() {
+                    Some(list) => list,
+                    None => match next.pop_front() {
+                        Some(of) => {
+                            position.begun = Some(of.clone());
+                            position.open.insert(of.clone(), None);
+                            self.list(of, None)
+                        }
+                        None => break,
+                    },
+                };
+                steps.push(self.step(list));
+            }
+            let Some((list, step)) = steps.next().await else { break };
+            let moved = match step {
+                Ok(step) => {
+                    position.unreadable += step.unreadable;
+                    if step.ended {
+                        position.open.remove(&list.of);
+                    } else {
+                        position.open.insert(list.of.clone(), list.taken.clone());
+                        waiting.push_front(list);
+                    }
+                    self.visitor.moved(&position, u64::from(step.ended), step.objects).await
+                }
+                // The others may be well; this one stays open.
+                Err(interruption @ Interruption::Unreadable(..)) => {
+                    tracing::warn!("{interruption}");
+                    unreadable.get_or_insert(interruption);
+                    Ok(())
+                }
+                Err(interruption) => Err(interruption),
+            };
+            if let Err(interruption) = moved {
+                over.get_or_insert(interruption);
+            }
+        }
+        match over.or(unreadable) {
+            Some(interruption) => Err(interruption),
+            None => Ok(position),
+        }
+    }
+
+    /// Whose lists come next, after those of `begun`.
+    async fn next_lists(&self, begun: Option<&str>) -> Result<Vec<String>, Interruption> {
+        match object::listed(self.kind) {
+            Listed::Under(parent, _) => self.visitor.parents(parent, begun.unwrap_or_default()).await,
+            // One list, begun or not.
+            Listed::Everywhere(_) | Listed::Inside(_) if begun.is_some() => Ok(Vec::new()),
+            Listed::Everywhere(_) | Listed::Inside(_) => Ok(vec![String::new()]),
+        }
+    }
+
+    fn list(&self, of: String, cursor: Option<String>) -> List {
+        let path = match object::listed(self.kind) {
+            Listed::Everywhere(path) => path.to_owned(),
+            Listed::Under(_, path) => object::list_under(path, &of),
+            // Walked is what brings it.
+            Listed::Inside(_) => String::new(),
+        };
+        List { of, path, resumed: cursor.is_some(), taken: cursor, ahead: None }
+    }
+
+    /// Takes the next page of a list, and asks for the one after it meanwhile.
+    async fn step(&self, mut list: List) -> (List, Result<Step, Interruption>) {
+        let asked = match list.ahead.take() {
+            Some(asked) => asked,
+            None => self.ask(&list, list.taken.as_deref()).await,
+        };
+        let asked = match asked {
+            Err(Interruption::Unreadable(..)) if list.resumed => {
+                tracing::info!(
+                    of = list.of,
+                    "WorkOS does not know the cursor any more, reading the list from its start"
+                );
+                (list.resumed, list.taken) = (false, None);
+                self.ask(&list, None).await
+            }
+            asked => asked,
+        };
+        list.resumed = false;
+        let Asked { fence, page } = match asked {
+            Ok(asked) => asked,
+            Err(interruption) => return (list, Err(interruption)),
+        };
+        let Some(Page { told, unreadable, after }) = page else {
+            if list.of.is_empty() {
+                let interruption = Interruption::Unreadable(self.name(&list), "404".to_owned());
+                return (list, Err(interruption));
+            }
+            // What the list belongs to is gone, and so is the list.
+            return (list, Ok(Step { objects: 0, unreadable: 0, ended: true }));
+        };
+        let objects = told.len() as u64;
+        let (taken, ahead) = join(self.visitor.page(fence, told), async {
+            match &after {
+                Some(after) => Some(self.ask(&list, Some(after)).await),
+                None => None,
+            }
+        })
+        .await;
+        if let Err(interruption) = taken {
+            return (list, Err(interruption));
+        }
+        let ended = after.is_none();
+        (list.taken, list.ahead) = (after, ahead);
+        (list, Ok(Step { objects, unreadable, ended }))
+    }
+
+    async fn ask(&self, list: &List, after: Option<&str>) -> Result<Asked, Interruption> {
+        let mut attempts = self.patience.attempts();
+        loop {
+            let fence = self.visitor.leaving().await?;
+            let page = tokio::select! {
+                page = listing::page(self.workos, self.kind, &list.path, after, Lane::Backfill) => page,
+                () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
+            };
+            let failure = match page {
+                Ok(page) => return Ok(Asked { fence, page }),
+                Err(failure) => failure,
+            };
+            if !attempts.again(&failure).await? {
+                return Err(listing::interruption(&failure)
+                    .unwrap_or_else(|| Interruption::Unreadable(self.name(list), failure.reason())));
+            }
+        }
+    }
+
+    fn name(&self, list: &List) -> String {
+        let table = object::table(self.kind);
+        if list.of.is_empty() {
+            format!("the list of {table}")
+        } else {
+            format!("the list of {table} of {}", list.of)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_brought_by_one_walk_and_parents_come_first() {
+        let walks = plan(&Kind::ALL);
+        let mut brought: Vec<Kind> = walks.iter().flat_map(|walk| walk.brings.clone()).collect();
+        brought.sort_unstable();
+        assert_eq!(brought, Kind::ALL);
+        for (place, walk) in walks.iter().enumerate() {
+            if let Listed::Under(parent, _) = object::listed(walk.kind) {
+                assert!(walks[..place].iter().any(|earlier| earlier.brings.contains(&parent)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_listed_by_parent_needs_the_list_of_parents() {
+        let walked: Vec<Kind> = plan(&[Kind::OrganizationMembership]).iter().map(|walk| walk.kind).collect();
+        assert_eq!(walked, [Kind::Organization, Kind::OrganizationMembership]);
+    }
+
+    #[test]
+    fn what_has_no_list_is_brought_by_what_holds_it() {
+        let walks = plan(&[Kind::OrganizationDomain]);
+        assert_eq!(walks, [Walk { kind: Kind::Organization, brings: vec![Kind::OrganizationDomain] }]);
+    }
+}
