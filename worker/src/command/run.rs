@@ -58,7 +58,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         metrics.clone(),
         stop.clone(),
     ));
-    let tail = config.tail.clone().map(|tail| Tail {
+    let tail = config.tail.map(|tail| Tail {
         env: config.ask.env.clone(),
         config: tail,
         database_url: config.database.url.clone(),
