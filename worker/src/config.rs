@@ -41,6 +41,8 @@ pub struct AskConfig {
 pub struct TailConfig {
     /// `SYNC_TAIL_INTERVAL`.
     pub interval: Duration,
+    /// `SYNC_TAIL_OVERLAP`: how long after an event was read an older one may still appear before it.
+    pub overlap: Duration,
     /// `SYNC_WEBHOOK_GRACE`: how long after the tail an event's webhook may come before it counts as missed.
     pub grace: Duration,
 }
@@ -149,10 +151,12 @@ impl TailConfig {
 
     fn read(settings: &mut Settings) -> Read<Option<Self>> {
         let interval = settings.duration_or_off("SYNC_TAIL_INTERVAL", "10s");
+        // WorkOS holds events back "for a few seconds".
+        let overlap = settings.duration("SYNC_TAIL_OVERLAP", "30s");
         let usual = interval.as_ref().ok().copied().flatten().unwrap_or_default() * Self::GRACE_INTERVALS;
         let grace = settings.duration("SYNC_WEBHOOK_GRACE", &format!("{}ms", usual.as_millis()));
-        let (interval, grace) = (interval?, grace?);
-        Ok(interval.map(|interval| Self { interval, grace }))
+        let (interval, overlap, grace) = (interval?, overlap?, grace?);
+        Ok(interval.map(|interval| Self { interval, overlap, grace }))
     }
 }
 

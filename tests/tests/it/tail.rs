@@ -107,16 +107,17 @@ async fn a_day_without_webhooks_is_read_within_two_polls_and_every_webhook_is_mi
 }
 
 /// The holder of the role dies at `place`, twice, while WorkOS shows events late and in overlapping pages.
-async fn survives_the_death_of_its_holder_at(place: &str, holdback_ms: u64) {
+async fn survives_the_death_of_its_holder_at(place: &str, holdback_ms: u64, overlap: &str) {
     let knobs = Knobs {
         lost_webhook: 0.6,
         events_holdback_ms: holdback_ms,
         events_late: 0.2,
-        events_late_ms: 2_000,
+        events_late_ms: 700,
         events_repeat: 3,
         ..Knobs::default()
     };
-    let mut world = with_tail("500ms").knobs(knobs).workers(2).start().await;
+    let mut world =
+        with_tail("500ms").knobs(knobs).env("SYNC_TAIL_OVERLAP", overlap).workers(2).start().await;
     for worker in [0, 1] {
         world.worker(worker).terminate().await.expect("the worker leaves");
         world.worker(worker).set("SYNC_CRASH_AT", place);
@@ -142,17 +143,18 @@ async fn survives_the_death_of_its_holder_at(place: &str, holdback_ms: u64) {
 
 #[tokio::test]
 async fn a_holder_that_dies_twice_between_publishing_and_moving_the_cursor_misses_nothing() {
-    survives_the_death_of_its_holder_at("tail_published", 5_000).await;
+    survives_the_death_of_its_holder_at("tail_published", 5_000, "30s").await;
 }
 
 #[tokio::test]
 async fn a_holder_that_dies_twice_just_before_it_moves_the_cursor_misses_nothing() {
-    survives_the_death_of_its_holder_at("tail_before_cursor", 500).await;
+    survives_the_death_of_its_holder_at("tail_before_cursor", 500, "2s").await;
 }
 
-#[tokio::test]
-async fn a_stream_that_is_lost_under_load_is_filled_again() {
-    let world = with_tail("500ms")
+/// The stream is deleted while the workers are behind, and the only worker may be dead at that time.
+async fn survives_the_loss_of_the_stream(dead: bool) {
+    let mut world = with_tail("500ms")
+        .env("SYNC_TAIL_OVERLAP", "500ms")
         .knobs(Knobs { latency_ms: (40, 40), ..Knobs::default() })
         .env("SYNC_FETCH_CONCURRENCY", "2")
         .env("SYNC_BATCH_MAX", "5")
@@ -170,11 +172,18 @@ async fn a_stream_that_is_lost_under_load_is_filled_again() {
         world.sim().user(&format!("user{n}@example.com"));
     }
     world.eventually("webhooks stored", async || (world.sim().pending_deliveries() == 0).then_some(())).await;
+    polls(&world, &[0], 2).await;
     let stream = world.jetstream().get_stream(subject::EVENTS_STREAM).await.expect("the stream");
     let consumer = stream.consumer_info(subject::worker_consumer("test")).await.expect("the consumer");
     assert!(consumer.num_pending > 0, "the workers are behind");
+    if dead {
+        world.kill_worker(0);
+    }
     world.jetstream().delete_stream(subject::EVENTS_STREAM).await.expect("the stream is lost");
     world.sim().clear_scripts();
+    if dead {
+        world.start_worker_again(0).await;
+    }
     for n in 300..350 {
         world.sim().user(&format!("user{n}@example.com"));
     }
@@ -184,6 +193,16 @@ async fn a_stream_that_is_lost_under_load_is_filled_again() {
     nothing_happened_twice(&world).await;
     assert_eq!(outcome(&world, &retried).await.as_deref(), Some("applied"));
     assert!(counted(&world, &[0], "workos_sync_tail_streams_lost_total").await > 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_under_load_is_filled_again() {
+    survives_the_loss_of_the_stream(false).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_while_nobody_looks_is_filled_again() {
+    survives_the_loss_of_the_stream(true).await;
 }
 
 #[tokio::test]
@@ -237,6 +256,34 @@ async fn when_the_holder_dies_another_copy_goes_on() {
     world.settled().await;
     world.assert_in_step().await;
     nothing_happened_twice(&world).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_takes_over_goes_on_after_the_stored_cursor() {
+    let mut world = with_tail("300ms").env("SYNC_TAIL_OVERLAP", "300ms").ingests(0).start().await;
+    let ada = world.sim().user("ada@example.com");
+    let last = world.sim().last_event(Kind::User, &ada).expect("an event").id;
+    world
+        .eventually("the cursor to pass the event", async || {
+            let cursor: Option<String> = sqlx::query_scalar("SELECT cursor FROM workos_sync.cursors")
+                .fetch_one(world.pool())
+                .await
+                .ok()?;
+            (cursor.as_deref() == Some(last.as_str())).then_some(())
+        })
+        .await;
+    world.kill_worker(0);
+    // Were it read again, the ledger would have it again.
+    sqlx::query("UPDATE workos_sync.events SET id = 'event_of_another_name'")
+        .execute(world.pool())
+        .await
+        .expect("a ledger that lacks it");
+    world.sim().user("bob@example.com");
+    world.start_worker_again(0).await;
+    every_event_ends(&world).await;
+    polls(&world, &[0], 2).await;
+    assert_eq!(count(&world, &format!("id = '{last}'")).await, 0);
+    world.assert_in_step().await;
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::page::{self, From, Item};
 use super::records::{self, Position};
 use super::role::Role;
-use super::window::{OVERLAP, Stored, Stream, Window};
+use super::window::{Stored, Stream, Window};
 use super::{TICK, Tail};
 use crate::backoff;
 use crate::crash;
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
             jetstream,
             role,
             position,
-            window: Window::default(),
+            window: Window::new(tail.config.overlap),
             again: HashMap::new(),
             poll_at: Instant::now(),
         })
@@ -319,7 +319,7 @@ impl<'a> Reader<'a> {
         self.tail.metrics.tail().polled();
         self.position.checked_at = now();
         self.poll_at = Instant::now() + self.tail.config.interval;
-        let overlap = TimeDelta::from_std(OVERLAP).unwrap_or_default();
+        let overlap = TimeDelta::from_std(self.tail.config.overlap).unwrap_or_default();
         let waiting = self.window.missing().filter_map(|seen| seen.event.created_at).min();
         let read_until = (began - overlap).min(waiting.unwrap_or(began));
         self.position.read_until = self.position.read_until.max(read_until);
@@ -419,8 +419,8 @@ impl<'a> Reader<'a> {
         if let Some(place) = self.window.pass(Instant::now(), now) {
             self.position.cursor = Some(place.id);
             self.position.event_at = place.created_at.unwrap_or(self.position.event_at);
+            crash::point("tail_before_cursor");
         }
-        crash::point("tail_before_cursor");
         let position = self.position.clone();
         self.role.ask(async |connection, env| records::store(connection, env, &position, now).await).await?;
         Ok(())

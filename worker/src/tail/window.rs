@@ -13,10 +13,6 @@ use tokio::time::Instant;
 
 use crate::guard::Life;
 
-/// How long after an event was first read an older one may still appear before it. WorkOS holds events back
-/// "for a few seconds".
-pub(super) const OVERLAP: Duration = Duration::from_secs(30);
-
 /// An event this old is in its place by any clock, so that catching up does not wait for the overlap.
 const OLD: TimeDelta = TimeDelta::minutes(10);
 
@@ -66,8 +62,8 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Whether nothing can appear before it any more.
-    fn is_settled(&self, now: Instant, clock: DateTime<Utc>) -> bool {
-        now.duration_since(self.read) >= OVERLAP
+    fn is_settled(&self, overlap: Duration, now: Instant, clock: DateTime<Utc>) -> bool {
+        now.duration_since(self.read) >= overlap
             || self.event.created_at.is_some_and(|created_at| clock - created_at >= OLD)
     }
 }
@@ -82,8 +78,10 @@ pub(super) struct Place {
 }
 
 /// The events after the cursor.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Window {
+    /// How long after an event was first read an older one may still appear before it.
+    overlap: Duration,
     seen: VecDeque<Seen>,
     ids: HashSet<String>,
     unrecorded: usize,
@@ -92,9 +90,14 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// Nothing was read yet.
+    pub(super) fn new(overlap: Duration) -> Self {
+        Self { overlap, seen: VecDeque::new(), ids: HashSet::new(), unrecorded: 0, at: 0 }
+    }
+
     /// Begins to read: after the event that this returns, or after the cursor if there is none.
     pub(super) fn begin(&mut self, now: Instant, clock: DateTime<Utc>) -> Option<String> {
-        let settled = self.seen.iter().take_while(|seen| seen.is_settled(now, clock)).count();
+        let settled = self.seen.iter().take_while(|seen| seen.is_settled(self.overlap, now, clock)).count();
         let place = self.seen.iter().take(settled).rposition(|seen| seen.named);
         self.at = place.map_or(0, |place| place + 1);
         place.and_then(|place| self.seen.get(place)).map(|seen| seen.event.id.clone())
@@ -160,7 +163,7 @@ impl Window {
         while self.at > 0
             && let Some(first) = self.seen.front()
             && first.recorded
-            && first.is_settled(now, clock)
+            && first.is_settled(self.overlap, now, clock)
         {
             let Some(passed) = self.seen.pop_front() else { break };
             self.ids.remove(&passed.event.id);
@@ -179,6 +182,8 @@ mod tests {
 
     use super::*;
 
+    const OVERLAP: Duration = Duration::from_secs(30);
+
     struct Reader {
         window: Window,
         now: Instant,
@@ -187,7 +192,7 @@ mod tests {
 
     impl Reader {
         fn new() -> Self {
-            Self { window: Window::default(), now: Instant::now(), clock: DateTime::UNIX_EPOCH }
+            Self { window: Window::new(OVERLAP), now: Instant::now(), clock: DateTime::UNIX_EPOCH }
         }
 
         fn wait(&mut self, wait: Duration) {
