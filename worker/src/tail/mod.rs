@@ -1,9 +1,9 @@
 //! Reads the Events API beside the webhooks, and publishes what it finds to the same stream under the same
 //! message ids, so that everything behind is one.
 //!
-//! [`role`] makes sure that one copy at a time reads, [`reader`] reads and publishes, [`page`] and [`window`] are
-//! pure: what an item is, and how far the cursor may go. [`records`] is the SQL. [`arrivals`] notes webhooks that
-//! came after the tail, [`metrics`] shows it all.
+//! `role` makes sure that one copy at a time reads, `reader` reads and publishes, `page` and `window` are
+//! pure: what an item is, and how far the cursor may go. `records` is the SQL. `arrivals` notes webhooks that
+//! came after the tail, `metrics` shows it all.
 //!
 //! Nothing is ever skipped: the cursor passes an event only when the ledger has it. What lies between the cursor
 //! and the newest event is in memory, and read again by whoever takes over. So whatever is lost, a process or the
