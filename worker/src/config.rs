@@ -8,6 +8,8 @@ use shared::broker::BrokerConfig;
 use shared::config::{Problems, Read, Secret, Settings};
 use shared::telemetry::TelemetryConfig;
 
+use crate::backoff::Schedule;
+use crate::failure::Retries;
 use crate::workos::Rate;
 
 /// Settings of every command that needs the database.
@@ -55,6 +57,35 @@ pub struct Config {
     pub batch_wait: Duration,
     /// `SYNC_ACK_WAIT`: how long the broker waits for a worker that may have died.
     pub ack_wait: Duration,
+    /// `SYNC_MAX_ATTEMPTS`, `SYNC_RETRY_FIRST`, `SYNC_RETRY_CEILING`.
+    pub retries: Retries,
+}
+
+/// Settings of the commands about dead letters.
+#[derive(Clone, Debug)]
+pub struct DeadLetterConfig {
+    /// `WORKOS_ENV`.
+    pub env: String,
+    /// `NATS_*`.
+    pub broker: BrokerConfig,
+    /// The ledger.
+    pub database: DatabaseConfig,
+}
+
+impl DeadLetterConfig {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let config = Self::read(&mut settings);
+        settings.finish()?;
+        Ok(config?)
+    }
+
+    fn read(settings: &mut Settings) -> Read<Self> {
+        let env = settings.environment();
+        let broker = BrokerConfig::read(settings);
+        let database = DatabaseConfig::read(settings);
+        Ok(Self { env: env?, broker: broker?, database: database? })
+    }
 }
 
 impl DatabaseConfig {
@@ -128,6 +159,9 @@ impl Config {
         let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
         let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
+        let attempts = settings.number("SYNC_MAX_ATTEMPTS", "12", 1);
+        let retry_first = settings.duration("SYNC_RETRY_FIRST", "1s");
+        let retry_ceiling = settings.duration("SYNC_RETRY_CEILING", "10m");
         Ok(Self {
             ask: ask?,
             database: database?,
@@ -137,6 +171,10 @@ impl Config {
             batch_max: batch_max?,
             batch_wait: batch_wait?,
             ack_wait: ack_wait?,
+            retries: Retries {
+                attempts: u32::try_from(attempts?).unwrap_or(u32::MAX),
+                schedule: Schedule::redelivery(retry_first?, retry_ceiling?),
+            },
         })
     }
 }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use shared::config::{Problems, Settings};
 use shared::exit::Exit;
 use worker::command;
-use worker::config::{Config, DatabaseConfig};
+use worker::config::{Config, DatabaseConfig, DeadLetterConfig};
 
 /// Keeps Postgres in step with WorkOS. Settings come from the environment.
 #[derive(Parser)]
@@ -22,6 +22,9 @@ enum Command {
     Run,
     /// Apply migrations and exit.
     Migrate,
+    /// Dead letters: events that could not be carried out and wait for a person.
+    #[command(subcommand)]
+    Dlq(command::Dlq),
     /// Exit 0 when the copy on `WORKER_ADMIN_ADDR` is ready.
     Healthcheck,
 }
@@ -35,6 +38,10 @@ async fn main() -> ExitCode {
         },
         Command::Migrate => match DatabaseConfig::from_settings(Settings::from_env()) {
             Ok(config) => command::migrate(config).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Dlq(dlq) => match DeadLetterConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::dlq(config, dlq).await,
             Err(problems) => return usage(&problems),
         },
         Command::Healthcheck => command::healthcheck(Settings::from_env()).await,

@@ -1,12 +1,14 @@
 //! What the worker counts. Labels come from small fixed sets, never an id.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use shared::event::Channel;
@@ -40,6 +42,10 @@ struct Inner {
     coalesced: Counter,
     requests: Family<RequestLabels, Counter>,
     rate_limit_wait: Histogram,
+    dead_letters: Family<FailureLabels, Counter>,
+    dlq_depth: Gauge<u64, AtomicU64>,
+    breaker_open: Gauge<u64, AtomicU64>,
+    workos_unwell: Family<FailureLabels, Gauge<u64, AtomicU64>>,
 }
 
 /// The worker's metrics.
@@ -83,6 +89,22 @@ impl Metrics {
             "How long a request waited for the budget",
             rate_limit_wait.clone(),
         );
+        let dead_letters = Family::default();
+        registry.register("dead_letters", "Events set aside for a person, by reason", dead_letters.clone());
+        let dlq_depth = Gauge::default();
+        registry.register("dlq_depth", "Dead letters that wait for a person", dlq_depth.clone());
+        let breaker_open = Gauge::default();
+        registry.register(
+            "breaker_open",
+            "1 while most events fail: nothing is buried, and pulling stops",
+            breaker_open.clone(),
+        );
+        let workos_unwell = Family::default();
+        registry.register(
+            "workos_unwell",
+            "1 while WorkOS answers nobody or refuses the key, by reason: nothing is asked",
+            workos_unwell.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
             events,
@@ -92,6 +114,10 @@ impl Metrics {
             coalesced,
             requests,
             rate_limit_wait,
+            dead_letters,
+            dlq_depth,
+            breaker_open,
+            workos_unwell,
         }))
     }
 
@@ -139,5 +165,28 @@ impl Metrics {
     /// A request waited for the budget.
     pub fn rate_limit_wait(&self, waited: Duration) {
         self.0.rate_limit_wait.observe(waited.as_secs_f64());
+    }
+
+    /// An event was set aside.
+    pub fn dead_letter(&self, reason: &'static str) {
+        self.0.dead_letters.get_or_create(&FailureLabels { reason }).inc();
+    }
+
+    /// So many dead letters there are.
+    pub fn dlq_depth(&self, depth: u64) {
+        self.0.dlq_depth.set(depth);
+    }
+
+    /// The breaker opened or closed.
+    pub fn breaker(&self, open: bool) {
+        self.0.breaker_open.set(u64::from(open));
+    }
+
+    /// Why nobody asks WorkOS, or that all is well.
+    pub fn workos_unwell(&self, reason: Option<&'static str>) {
+        self.0.workos_unwell.clear();
+        if let Some(reason) = reason {
+            self.0.workos_unwell.get_or_create(&FailureLabels { reason }).set(1);
+        }
     }
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 use shared::id::Kind;
 use sqlx::PgPool;
 
+use crate::services::process::Process;
 use crate::services::{Finished, Nats, Place, Postgres, Program};
 use crate::sim::Sim;
 
@@ -185,6 +186,17 @@ impl World {
         let mut env = self.worker_settings(None);
         env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         work(Program::run(self.place.path(), "worker", args, &env, self.builder.patience).await)
+    }
+
+    /// Starts a command without waiting for its end, with the settings of the workers.
+    pub fn start_command(&self, args: &[&str]) -> Process {
+        work(Program::start(
+            self.place.path(),
+            "running-command",
+            "worker",
+            args,
+            &self.worker_settings(None),
+        ))
     }
 
     /// The live row of an object, with every column; `None` when there is none, or a tombstone.

@@ -6,14 +6,18 @@
     reason = "in a story, a failure of the world is a failure of the story"
 )]
 
+mod breaker;
 mod convergence;
 mod crash;
+mod dead_letters;
 mod emulator;
+mod failures;
 mod harness;
 mod hostile_http;
 mod ledger;
 mod main_path;
 mod order;
+mod outage;
 mod privacy;
 mod programs;
 mod services;

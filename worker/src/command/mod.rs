@@ -1,9 +1,11 @@
 //! The commands, one file each.
 
+mod dlq;
 mod healthcheck;
 mod migrate;
 mod run;
 
+pub use dlq::{Dlq, dlq};
 pub use healthcheck::healthcheck;
 pub use migrate::migrate;
 pub use run::run;

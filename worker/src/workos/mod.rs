@@ -1,6 +1,7 @@
 //! Asking WorkOS: bounded, rate limited, one request per object or page.
 
 mod budget;
+mod health;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,13 @@ use shared::id::ObjectRef;
 use tokio::sync::Semaphore;
 
 pub use budget::{Budget, Rate};
+use health::{Fault, SharedHealth};
+use tokio::sync::watch;
 
-use crate::backoff;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::object::{self, Record};
+use crate::{backoff, crash};
 
 /// Whole time of a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LARGEST_ANSWER: usize = 16 << 20;
 /// Requests for one object within one pass; after that the event is delivered again later.
 const TRIES_IN_PASS: u32 = 2;
+/// What always has an answer, and costs WorkOS little: it tells whether WorkOS is there and takes our key.
+const PROBE: &str = "/organizations?limit=1";
 
 /// What WorkOS says about an object. That it is not there is an answer, not an error.
 #[derive(Clone, Debug)]
@@ -83,6 +88,7 @@ pub struct WorkOs {
     base: Arc<str>,
     in_flight: Arc<Semaphore>,
     budget: Arc<Budget>,
+    health: SharedHealth,
     metrics: Metrics,
 }
 
@@ -119,6 +125,7 @@ impl WorkOs {
             base: base.as_str().trim_end_matches('/').into(),
             in_flight: Arc::new(Semaphore::new(concurrency)),
             budget: Arc::new(Budget::new(rate)),
+            health: SharedHealth::default(),
             metrics,
         })
     }
@@ -135,7 +142,48 @@ impl WorkOs {
         replies
     }
 
+    /// Why nobody is asked now, if so: WorkOS is down, or refuses the key. Questions fail at once then.
+    #[must_use]
+    pub fn unwell(&self) -> watch::Receiver<Option<Failure>> {
+        self.health.watch()
+    }
+
+    /// A failure with the blame where it belongs: if WorkOS answers nobody, nobody asks until it does.
+    async fn blame(&self, failure: Failure, before: u64) -> Failure {
+        match self.health.fault(failure, before, self.probe()).await {
+            Fault::Own(failure) | Fault::Known(failure) => failure,
+            Fault::Found(failure) => {
+                match &failure {
+                    Failure::KeyRefused => tracing::error!(
+                        "WorkOS refuses the key: nothing is asked until it is taken again; is WORKOS_API_KEY right?"
+                    ),
+                    outage => {
+                        tracing::error!(reason = %outage.reason(), "{outage}; nothing is asked until it does")
+                    }
+                }
+                let this = self.clone();
+                tokio::spawn(async move {
+                    let mut attempt = 1;
+                    loop {
+                        tokio::time::sleep(backoff::probe(attempt)).await;
+                        if this.health.probed(this.probe().await) {
+                            break;
+                        }
+                        attempt += 1;
+                    }
+                    tracing::info!("WorkOS answers again");
+                });
+                failure
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        self.send(PROBE, "probe", Lane::Events).await.map(drop)
+    }
+
     async fn ask_one(&self, object: &ObjectRef, lane: Lane) -> Reply {
+        let before = self.health.answered();
         let mut attempt = 1;
         loop {
             let (failure, embedded) = match self.get(object, lane).await {
@@ -162,6 +210,7 @@ impl WorkOs {
                     | Failure::RateLimited { retry_after: None }
             );
             if !passing || attempt >= TRIES_IN_PASS {
+                let failure = self.blame(failure, before).await;
                 return Reply { object: object.clone(), answer: Err(failure), embedded };
             }
             tokio::time::sleep(backoff::in_pass(attempt)).await;
@@ -172,7 +221,12 @@ impl WorkOs {
     /// Asks for one page of a list: `path` with its query. `what` names the list in metrics. `None` is 404: what
     /// the list belongs to is not there. A failure is the caller's to try again.
     pub async fn page(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Page>, Failure> {
-        let Some(body) = self.request(path, what, lane).await? else { return Ok(None) };
+        let before = self.health.answered();
+        let body = match self.request(path, what, lane).await {
+            Ok(Some(body)) => body,
+            Ok(None) => return Ok(None),
+            Err(failure) => return Err(self.blame(failure, before).await),
+        };
         let list: List = serde_json::from_slice(&body).map_err(|error| {
             // The error's own text quotes what it read.
             tracing::warn!(
@@ -191,14 +245,24 @@ impl WorkOs {
         let Some(body) = self.request(&object::path(object), object.kind.name(), lane).await? else {
             return Ok(None);
         };
+        crash::object(object);
         object::read(object, &body).map(Some).map_err(|error| {
             tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
             Failure::NotUnderstood
         })
     }
 
-    /// One request; `None` is 404.
+    /// One request, unless nobody is to ask; `None` is 404.
     async fn request(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
+        if let Some(unwell) = self.health.unwell() {
+            return Err(unwell);
+        }
+        let answer = self.send(path, what, lane).await?;
+        self.health.answers();
+        Ok(answer)
+    }
+
+    async fn send(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
         // The permit first: it is handed out in order, so that few requests at a time wait for the budget.
         // The semaphore is never closed.
         let _permit = self.in_flight.acquire().await.map_err(|_| Failure::Unreachable)?;
