@@ -343,8 +343,6 @@ async fn bury(means: &Means, batch: &[Delivered], settlements: &mut [Settlement]
 
 /// An event is a dead letter, and `dead` in the ledger.
 pub(crate) fn tell_of_a_death(metrics: &Metrics, event: &Event, attempts: u32, failure: &Failure) {
-    metrics.event(Outcome::Dead, event.channel, event.created_at, clock::now());
-    metrics.dead_letter(failure.class());
     tracing::error!(
         event.id = %event.id,
         event.r#type = %event.event_type,
@@ -353,6 +351,8 @@ pub(crate) fn tell_of_a_death(metrics: &Metrics, event: &Event, attempts: u32, f
         reason = %failure.reason(),
         "set aside as a dead letter, `worker dlq list` shows it: {failure}"
     );
+    metrics.event(Outcome::Dead, event.channel, event.created_at, clock::now());
+    metrics.dead_letter(failure.class());
 }
 
 /// A round with the whole batch, and then one for each event that may kill the worker: alone, so that its

@@ -45,7 +45,14 @@ async fn dies(world: &mut World, event: &str, class: &str, error: &str) -> Value
     assert!(letter["error"].as_str().is_some_and(|said| said.contains(error)), "{letter}");
     assert_eq!(Some(i64::from(attempts(world, event).await)), letter["attempts"].as_i64());
     assert_eq!(letter["first_seen"], letter["event"]["received_at"]);
-    let died = world.worker_metrics(0).await.value("workos_sync_dead_letters_total", &[("reason", class)]);
+    // Told once the ledger says so.
+    let died = world
+        .eventually("a count", async || {
+            let metrics = world.worker_metrics(0).await;
+            let died = metrics.value("workos_sync_dead_letters_total", &[("reason", class)]);
+            (died > 0.0).then_some(died)
+        })
+        .await;
     assert!((died - 1.0).abs() < f64::EPSILON, "{died} dead letters were counted");
     let log = world.worker(0).logs();
     let lines: Vec<&str> =

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use shared::id::Kind;
-use shared::{subject, timestamp};
+use shared::subject;
 
 use super::{DeadLetter, DeadLetters};
 
@@ -149,7 +149,9 @@ fn letter(seq: u64, died_at: DateTime<Utc>, headers: &HeaderMap, payload: &[u8])
         reason: header(subject::REASON).unwrap_or("unknown").to_owned(),
         error: header(subject::ERROR).unwrap_or_default().to_owned(),
         attempts: header(subject::ATTEMPTS).and_then(|value| value.parse().ok()).unwrap_or(0),
-        first_seen: header(subject::FIRST_SEEN).and_then(timestamp::parse).unwrap_or(died_at),
+        first_seen: header(subject::FIRST_SEEN)
+            .and_then(|value| DateTime::parse_from_rfc3339(value).ok())
+            .map_or(died_at, |time| time.to_utc()),
         stream_seq: header(subject::STREAM_SEQUENCE).and_then(|value| value.parse().ok()).unwrap_or(0),
         event,
         earlier: Vec::new(),
