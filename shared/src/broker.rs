@@ -16,6 +16,9 @@ use crate::subject;
 /// weekend.
 const EVENTS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
+/// How long dead letters wait for a person.
+const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(90 * 24);
+
 /// How long the broker remembers message ids. WorkOS repeats a webhook within seconds far more often
 /// than later; what comes later is caught by the ledger.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
@@ -259,4 +262,37 @@ async fn get_or_create(
         );
     }
     Ok(facts(info))
+}
+
+/// Makes sure that `WORKOS_DLQ` and `WORKOS_ADVISORIES` exist. Those that exist keep their settings.
+pub async fn ensure_dead_letters(jetstream: &jetstream::Context, replicas: usize) -> anyhow::Result<()> {
+    let streams = [
+        (
+            subject::DEAD_LETTERS_STREAM,
+            subject::DEAD_LETTERS_SUBJECTS,
+            "Events set aside for a person: identifiers, times and reasons, no personal data",
+        ),
+        (
+            subject::ADVISORIES_STREAM,
+            subject::ADVISORIES_SUBJECTS,
+            "Events that the broker will not deliver again, until a worker has seen to them",
+        ),
+    ];
+    for (name, subjects, description) in streams {
+        jetstream
+            .get_or_create_stream(stream::Config {
+                name: name.to_owned(),
+                description: Some(description.to_owned()),
+                subjects: vec![subjects.to_owned()],
+                storage: stream::StorageType::File,
+                retention: stream::RetentionPolicy::Limits,
+                max_age: DEAD_LETTERS_MAX_AGE,
+                duplicate_window: DUPLICATE_WINDOW,
+                num_replicas: replicas,
+                ..stream::Config::default()
+            })
+            .await
+            .with_context(|| format!("failed to create the stream {name}"))?;
+    }
+    Ok(())
 }

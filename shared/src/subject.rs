@@ -14,6 +14,27 @@ pub const SYNC_STREAM: &str = "WORKOS_SYNC";
 /// All subjects of [`SYNC_STREAM`].
 pub const SYNC_SUBJECTS: &str = "workos.sync.>";
 
+/// Events set aside for a person.
+pub const DEAD_LETTERS_STREAM: &str = "WORKOS_DLQ";
+/// All subjects of [`DEAD_LETTERS_STREAM`].
+pub const DEAD_LETTERS_SUBJECTS: &str = "workos.dlq.>";
+
+/// What the broker says of events that it will not deliver again.
+pub const ADVISORIES_STREAM: &str = "WORKOS_ADVISORIES";
+/// All subjects of [`ADVISORIES_STREAM`]: a consumer of [`EVENTS_STREAM`] had an event as often as it may.
+pub const ADVISORIES_SUBJECTS: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.WORKOS_EVENTS.>";
+
+/// Header of a dead letter: the class of the failure.
+pub const REASON: &str = "Workos-Reason";
+/// Header of a dead letter: the failure in words, without personal data.
+pub const ERROR: &str = "Workos-Error";
+/// Header of a dead letter: attempts used up.
+pub const ATTEMPTS: &str = "Workos-Attempts";
+/// Header of a dead letter: when the event first reached us.
+pub const FIRST_SEEN: &str = "Workos-First-Seen";
+/// Header of a dead letter: the event's sequence in [`EVENTS_STREAM`].
+pub const STREAM_SEQUENCE: &str = "Workos-Stream-Sequence";
+
 /// W3C trace context of whoever published the message.
 pub const TRACEPARENT: &str = "traceparent";
 /// Where whoever published the message listens for its outcome.
@@ -70,6 +91,30 @@ fn token(id: &str) -> String {
 /// What may stand in a token as it is: letters, digits, `_` and `-`.
 const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-');
 
+/// Where a dead letter is published: `workos.dlq.<env>.<event type>`.
+#[must_use]
+pub fn dead_letter(env: &str, event_type: &str) -> String {
+    format!("workos.dlq.{env}.{}", tokens(event_type))
+}
+
+/// All dead letters of one environment.
+#[must_use]
+pub fn dead_letters_of(env: &str) -> String {
+    format!("workos.dlq.{env}.>")
+}
+
+/// Where the broker says that it will not deliver an event of this environment again.
+#[must_use]
+pub fn advisories_of(env: &str) -> String {
+    ADVISORIES_SUBJECTS.replace('>', &worker_consumer(env))
+}
+
+/// The durable consumer of [`ADVISORIES_STREAM`] that all workers of one environment share.
+#[must_use]
+pub fn advisories_consumer(env: &str) -> String {
+    format!("advisories-{env}")
+}
+
 /// Event types are an open set and come from outside: what a subject must not carry (wildcards,
 /// spaces, control characters, empty tokens) becomes `_`, so that any type can be published.
 fn tokens(event_type: &str) -> String {
@@ -89,6 +134,14 @@ mod tests {
     #[test]
     fn a_known_type_keeps_its_name() {
         assert_eq!(event("production", "user.created"), "workos.events.production.user.created");
+    }
+
+    #[test]
+    fn advisories_are_those_of_the_workers_consumer() {
+        assert_eq!(
+            advisories_of("test"),
+            "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.WORKOS_EVENTS.worker-test"
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ use shared::broker::BrokerConfig;
 use shared::config::{Problems, Read, Secret, Settings};
 use shared::telemetry::TelemetryConfig;
 
+use crate::backoff::Schedule;
+use crate::failure::Retries;
 use crate::workos::Rate;
 
 /// Settings of every command that needs the database.
@@ -89,6 +91,35 @@ pub struct Config {
     pub tail: Option<TailConfig>,
     /// `SYNC_VERIFY_INTERVAL`: how often the mirror is compared and repaired; `None` is never.
     pub verify_interval: Option<Duration>,
+    /// `SYNC_MAX_ATTEMPTS`, `SYNC_RETRY_FIRST`, `SYNC_RETRY_CEILING`.
+    pub retries: Retries,
+}
+
+/// Settings of the commands about dead letters.
+#[derive(Clone, Debug)]
+pub struct DeadLetterConfig {
+    /// `WORKOS_ENV`.
+    pub env: String,
+    /// `NATS_*`.
+    pub broker: BrokerConfig,
+    /// The ledger.
+    pub database: DatabaseConfig,
+}
+
+impl DeadLetterConfig {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let config = Self::read(&mut settings);
+        settings.finish()?;
+        Ok(config?)
+    }
+
+    fn read(settings: &mut Settings) -> Read<Self> {
+        let env = settings.environment();
+        let broker = BrokerConfig::read(settings);
+        let database = DatabaseConfig::read(settings);
+        Ok(Self { env: env?, broker: broker?, database: database? })
+    }
 }
 
 impl DatabaseConfig {
@@ -179,6 +210,9 @@ impl Config {
         let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
         let tail = TailConfig::read(settings);
         let verify_interval = settings.duration_or_off("SYNC_VERIFY_INTERVAL", "off");
+        let attempts = settings.number("SYNC_MAX_ATTEMPTS", "12", 1);
+        let retry_first = settings.duration("SYNC_RETRY_FIRST", "1s");
+        let retry_ceiling = settings.duration("SYNC_RETRY_CEILING", "10m");
         Ok(Self {
             ask: ask?,
             database: database?,
@@ -190,6 +224,10 @@ impl Config {
             ack_wait: ack_wait?,
             tail: tail?,
             verify_interval: verify_interval?,
+            retries: Retries {
+                attempts: u32::try_from(attempts?).unwrap_or(u32::MAX),
+                schedule: Schedule::redelivery(retry_first?, retry_ceiling?),
+            },
         })
     }
 }

@@ -20,16 +20,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::{self, Passage};
 use crate::config::Config;
 use crate::database::Trouble;
 use crate::guard::Life;
-use crate::metrics::Metrics;
-use crate::process::{self, Begun, Delivery};
-use crate::sync::Sync;
+use crate::process::{self, Begun, Delivery, Means};
 use crate::{backoff, database};
 
 /// Deliveries that all workers together may have in hand or waiting for a retry.
 const MAX_ACK_PENDING: i64 = 10_000;
+/// Deliveries of one event, per attempt that it has. Many are not its fault (WorkOS down, or limiting us), so there
+/// are many; what used them up is looked at, and goes on if it is well.
+const DELIVERIES_PER_ATTEMPT: u32 = 8;
 /// How long one pull request stands before it is renewed; also how soon a lost consumer is noticed.
 const PULL_EXPIRES: Duration = Duration::from_secs(10);
 /// Batches in flight, the next one included, before a batch waits for company: alone it leaves at once.
@@ -43,8 +45,7 @@ const GRACE: Duration = Duration::from_secs(20);
 pub async fn run(
     config: &Config,
     jetstream: jetstream::Context,
-    sync: Sync,
-    metrics: Metrics,
+    means: Means,
     readiness: Readiness,
     stop: CancellationToken,
 ) {
@@ -52,14 +53,13 @@ pub async fn run(
     let consumer = Consumer {
         env: config.ask.env.clone(),
         replicas: config.broker.replicas,
-        ack_wait: config.ack_wait,
+        max_deliver: i64::from(config.retries.attempts.saturating_mul(DELIVERIES_PER_ATTEMPT)),
         batch_max: config.batch_max,
         batch_wait: config.batch_wait,
         slots: Arc::new(Semaphore::new(in_flight)),
         in_flight,
         jetstream,
-        sync,
-        metrics,
+        means,
         readiness,
         database_down: Arc::new(AtomicBool::new(false)),
         lanes: Arc::new(Lanes::default()),
@@ -68,7 +68,7 @@ pub async fn run(
     let mut attempt = 0;
     while !stop.is_cancelled() {
         let subscribed = tokio::select! {
-            subscribed = consumer.subscribe() => subscribed,
+            subscribed = async { consumer.subscribe(consumer.passage().await).await } => subscribed,
             () = stop.cancelled() => break,
         };
         match subscribed {
@@ -210,14 +210,13 @@ impl Drop for Occupancy {
 struct Consumer {
     env: String,
     replicas: usize,
-    ack_wait: Duration,
+    max_deliver: i64,
     batch_max: usize,
     batch_wait: Duration,
     slots: Arc<Semaphore>,
     in_flight: usize,
     jetstream: jetstream::Context,
-    sync: Sync,
-    metrics: Metrics,
+    means: Means,
     readiness: Readiness,
     database_down: Arc<AtomicBool>,
     lanes: Arc<Lanes>,
@@ -227,6 +226,10 @@ struct Consumer {
 /// A pull subscription, and the life and last sequence of the stream sampled before it began.
 struct Subscription {
     messages: pull::Stream,
+    /// How much may be pulled.
+    passage: Passage,
+    /// The most deliveries of a batch.
+    batch_max: usize,
     stream: Arc<Stream<()>>,
     life: Life,
     last: i64,
@@ -235,8 +238,42 @@ struct Subscription {
 }
 
 impl Consumer {
-    async fn subscribe(&self) -> anyhow::Result<Subscription> {
+    /// Waits until WorkOS may be asked and something may be pulled.
+    async fn passage(&self) -> Passage {
+        let mut unwell = self.means.sync.workos.unwell();
+        loop {
+            // The client, which holds the other end, lives as long as we do.
+            let _ = unwell.wait_for(Option::is_none).await;
+            let passage = self.means.breaker.passage().await;
+            if unwell.borrow().is_none() {
+                return passage;
+            }
+        }
+    }
+
+    /// Whether nothing more may be pulled.
+    fn is_closed(&self, passage: Passage) -> bool {
+        self.means.sync.workos.unwell().borrow().is_some()
+            || (passage == Passage::Free && self.means.breaker.is_open())
+    }
+
+    /// Resolves once nothing more may be pulled.
+    async fn closed(&self, passage: Passage) {
+        let mut unwell = self.means.sync.workos.unwell();
+        let mut open = self.means.breaker.watch();
+        tokio::select! {
+            _ = unwell.wait_for(Option::is_some) => {}
+            _ = open.wait_for(|open| *open), if passage == Passage::Free => {}
+        }
+    }
+
+    async fn subscribe(&self, passage: Passage) -> anyhow::Result<Subscription> {
         let facts = broker::ensure_events(&self.jetstream, self.replicas).await?;
+        broker::ensure_dead_letters(&self.jetstream, self.replicas).await?;
+        let batch_max = match passage {
+            Passage::Free => self.batch_max,
+            Passage::Trial => self.batch_max.min(breaker::TRIAL),
+        };
         let stream = self
             .jetstream
             .get_stream_no_info(subject::EVENTS_STREAM)
@@ -251,7 +288,8 @@ impl Consumer {
                     description: Some("All workers of one environment".to_owned()),
                     filter_subject: subject::events_of(&self.env),
                     ack_policy: jetstream::consumer::AckPolicy::Explicit,
-                    ack_wait: self.ack_wait,
+                    ack_wait: self.means.ack_wait,
+                    max_deliver: self.max_deliver,
                     max_ack_pending: MAX_ACK_PENDING,
                     ..pull::Config::default()
                 },
@@ -262,7 +300,7 @@ impl Consumer {
         let info = stream.get_info().await.context("failed to ask the broker about the stream")?;
         let messages = consumer
             .stream()
-            .max_messages_per_batch(self.batch_max)
+            .max_messages_per_batch(batch_max)
             .expires(PULL_EXPIRES)
             .heartbeat(PULL_EXPIRES / 3)
             .messages()
@@ -271,6 +309,8 @@ impl Consumer {
         tracing::info!(consumer = name, durability = %facts.durability(), "subscribed");
         Ok(Subscription {
             messages,
+            passage,
+            batch_max,
             stream: Arc::new(stream),
             life: life_of(&info),
             last: last_of(&info),
@@ -304,6 +344,7 @@ impl Consumer {
                 slot = self.slots.clone().acquire_owned() => slot?,
                 () = stop.cancelled() => return Ok(()),
             };
+            let passage = subscription.passage;
             let Some(deliveries) = self.next_batch(subscription, stop).await? else {
                 return Ok(());
             };
@@ -313,10 +354,10 @@ impl Consumer {
                 last: subscription.last,
                 confirm: Self::same_life(subscription),
             };
-            let (sync, metrics, ack_wait) = (self.sync.clone(), self.metrics.clone(), self.ack_wait);
+            let means = self.means.clone();
             let (readiness, database_down) = (self.readiness.clone(), self.database_down.clone());
             self.tasks.spawn(async move {
-                let batch = process::batch(&sync, &metrics, deliveries, begun, ack_wait).await;
+                let batch = process::batch(&means, deliveries, begun).await;
                 drop(busy);
                 if let Err(trouble) = batch {
                     debug_assert_eq!(trouble, Trouble::Unavailable);
@@ -327,12 +368,24 @@ impl Consumer {
                 }
                 drop(slot);
             });
+            if passage == Passage::Trial {
+                self.end_trial().await;
+                return Ok(());
+            }
         }
+    }
+
+    /// Waits until everything in flight has ended, and lets the breaker decide.
+    async fn end_trial(&self) {
+        let all = u32::try_from(self.in_flight).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _idle = self.slots.acquire_many(all).await;
+        self.means.breaker.end_trial(Instant::now());
     }
 
     /// Deliveries to work on next: those that waited for their object, or new ones. A delivery whose object
     /// is being asked for by a batch in flight waits for that batch, whose answer most likely covers it.
-    /// `None` when it is time to leave.
+    /// `None` when it is time to leave, or nothing more may be pulled.
     async fn next_batch(
         &self,
         subscription: &mut Subscription,
@@ -342,7 +395,10 @@ impl Consumer {
         let mut pulled = Vec::new();
         let ended = loop {
             let freed = self.lanes.freed.notified();
-            let ready = self.lanes.ready(self.batch_max);
+            if self.is_closed(subscription.passage) {
+                break Ok(None);
+            }
+            let ready = self.lanes.ready(subscription.batch_max);
             if !ready.is_empty() {
                 self.lanes.park(pulled);
                 return Ok(Some(ready));
@@ -350,7 +406,7 @@ impl Consumer {
             let full = self.lanes.parked() >= PARKED_BATCHES * self.batch_max;
             tokio::select! {
                 () = freed => {}
-                collected = self.collect(&mut subscription.messages, &mut pulled), if !full => {
+                collected = self.collect(&mut subscription.messages, subscription.batch_max, &mut pulled), if !full => {
                     let ready = self.lanes.sort(std::mem::take(&mut pulled));
                     if let Err(error) = collected {
                         self.lanes.park(ready);
@@ -363,6 +419,7 @@ impl Consumer {
                 () = subscription.reborn.notified() => {
                     break Err(anyhow::anyhow!("the stream {} was made anew", subject::EVENTS_STREAM));
                 }
+                () = self.closed(subscription.passage) => break Ok(None),
                 () = stop.cancelled() => break Ok(None),
             }
         };
@@ -391,9 +448,14 @@ impl Consumer {
 
     /// A first delivery, and what comes with it: up to a full batch while more is pending; when nothing
     /// is, it leaves at once, unless others are in flight: then it waits a little for company.
-    async fn collect(&self, messages: &mut pull::Stream, pulled: &mut Vec<Delivery>) -> anyhow::Result<()> {
+    async fn collect(
+        &self,
+        messages: &mut pull::Stream,
+        most: usize,
+        pulled: &mut Vec<Delivery>,
+    ) -> anyhow::Result<()> {
         let mut deadline = None;
-        while pulled.len() < self.batch_max {
+        while pulled.len() < most {
             let next = if let Some(last) = pulled.last() {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.batch_wait);
                 let alone = last.pending() <= 0 && self.in_flight - self.slots.available_permits() <= BUSY;
@@ -417,7 +479,7 @@ impl Consumer {
         while self.database_down.load(Ordering::SeqCst) && !stop.is_cancelled() {
             attempt += 1;
             pause(backoff::dependency(attempt), stop).await;
-            if database::answers(&self.sync.database).await {
+            if database::answers(&self.means.sync.database).await {
                 self.database_down.store(false, Ordering::SeqCst);
                 self.readiness.ready("database");
                 tracing::info!("Postgres is available again");

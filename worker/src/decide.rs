@@ -20,7 +20,7 @@ pub const CONFIRM_AFTER: Duration = Duration::from_millis(2_500);
 pub const COVERED: &str = "covered";
 
 /// Where an event stands before anything is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It has its outcome already: nothing to do, nothing to write.
     Settled,
@@ -30,8 +30,8 @@ pub enum Standing {
     Deletes,
     /// WorkOS must be asked.
     Asks,
-    /// A later version of this program must carry it out.
-    Waits,
+    /// Nothing can be done with it, or not by this version of the program.
+    Fails(Failure),
 }
 
 /// Decides where an event stands. `sequence` is its place in the stream whose life is `life`; `life`
@@ -48,13 +48,13 @@ pub fn standing(
         return Standing::Settled;
     }
     if event.kind.is_some() && event.object_id.is_none() {
-        return Standing::Ends(Outcome::Dead, "malformed");
+        return Standing::Fails(Failure::Malformed);
     }
     if event.kind.is_none() {
         return Standing::Ends(Outcome::Ignored, "not_mirrored");
     }
     if event.object().is_none() {
-        return Standing::Waits;
+        return Standing::Fails(Failure::LaterVersion);
     }
     let Some(known) = known else {
         return if event.is_deletion() { Standing::Deletes } else { Standing::Asks };
@@ -217,17 +217,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_type_is_ignored_and_an_event_without_its_id_is_dead() {
+    fn an_unknown_type_is_ignored_and_an_event_without_its_id_is_malformed() {
         assert_eq!(
             standing(&event("planet.created", None), 1, None, false, None),
             Standing::Ends(Outcome::Ignored, "not_mirrored")
         );
         let mut later = event("user.updated", None);
         later.kind = Some("planet".to_owned());
-        assert_eq!(standing(&later, 1, None, false, None), Standing::Waits, "a kind of a later version");
+        assert_eq!(
+            standing(&later, 1, None, false, None),
+            Standing::Fails(Failure::LaterVersion),
+            "a kind of a later version"
+        );
         let mut nameless = event("user.updated", None);
         nameless.object_id = None;
-        assert_eq!(standing(&nameless, 1, None, false, None), Standing::Ends(Outcome::Dead, "malformed"));
+        assert_eq!(standing(&nameless, 1, None, false, None), Standing::Fails(Failure::Malformed));
     }
 
     #[test]

@@ -70,6 +70,10 @@ pub struct Wanted<'a> {
 pub struct Found {
     /// Outcome of the event, if it has one already.
     pub settled: Option<String>,
+    /// Attempts that it used up.
+    pub attempts: u32,
+    /// Redeliveries of it that were begun since the last one that ended.
+    pub begun: u32,
     /// What the guard knows of its object.
     pub known: Option<Known>,
 }
@@ -89,6 +93,8 @@ pub async fn look_up(
         r#"
         SELECT (SELECT nextval('workos_sync.fence')) AS "taken!",
                event.outcome AS "event_outcome?",
+               event.attempts AS "event_attempts?",
+               event.begun AS "event_begun?",
                object.fence AS "fence?",
                object.stream AS "stream?",
                object.covers AS "covers?",
@@ -99,7 +105,7 @@ pub async fn look_up(
                object.has_row AS "has_row?"
         FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
         LEFT JOIN LATERAL (
-            SELECT outcome FROM workos_sync.events WHERE env = $1 AND id = wanted.event_id LIMIT 1
+            SELECT outcome, attempts, begun FROM workos_sync.events WHERE env = $1 AND id = wanted.event_id LIMIT 1
         ) AS event ON true
         LEFT JOIN LATERAL (
             SELECT * FROM workos_sync.objects WHERE env = $1 AND kind = wanted.kind AND id = wanted.id LIMIT 1
@@ -113,11 +119,14 @@ pub async fn look_up(
     )
     .fetch_all(database)
     .await?;
+    let count = |column: Option<i32>| column.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
     let fence = rows.first().map_or(0, |row| row.taken);
     let found = rows
         .into_iter()
         .map(|row| Found {
             settled: row.event_outcome,
+            attempts: count(row.event_attempts),
+            begun: count(row.event_begun),
             known: row.fence.map(|fence| Known {
                 fence,
                 covers: row.stream.zip(row.covers),

@@ -16,8 +16,10 @@ pub struct Entry<'a> {
     pub event: &'a Event,
     /// Its sequence in the stream.
     pub sequence: i64,
-    /// Which delivery this is, from 1.
-    pub attempt: i32,
+    /// Attempts used up, this one included if it counts.
+    pub attempts: u32,
+    /// Redeliveries that were begun since the last one that ended.
+    pub begun: u32,
     /// How it ended; `None` while it is being retried.
     pub outcome: Option<Outcome>,
     /// Why.
@@ -28,7 +30,7 @@ pub struct Entry<'a> {
 pub async fn record(
     connection: &mut PgConnection,
     env: &str,
-    fence: i64,
+    fence: impl Into<Option<i64>>,
     at: DateTime<Utc>,
     entries: &[Entry<'_>],
 ) -> sqlx::Result<()> {
@@ -53,39 +55,45 @@ pub async fn record(
     let webhook_at = column(&|event| (event.channel == Channel::Webhook).then_some(event.received_at));
     let tail_at = column(&|event| (event.channel == Channel::Tail).then_some(event.received_at));
     let sequences: Vec<i64> = ordered.iter().map(|entry| entry.sequence).collect();
-    let attempts: Vec<i32> = ordered.iter().map(|entry| entry.attempt).collect();
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let attempts: Vec<i32> = ordered.iter().map(|entry| number(entry.attempts)).collect();
+    let begun: Vec<i32> = ordered.iter().map(|entry| number(entry.begun)).collect();
     let outcomes: Vec<Option<&str>> = ordered.iter().map(|entry| entry.outcome.map(Outcome::name)).collect();
     let reasons: Vec<Option<&str>> = ordered.iter().map(|entry| entry.reason.as_deref()).collect();
     sqlx::query!(
         r#"
         INSERT INTO workos_sync.events AS event (
             env, id, type, kind, object_id, organization_id, first_channel, created_at, updated_at, received_at,
-            webhook_at, tail_at, stream_seq, attempts, outcome, reason, fence, settled_at
+            webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason, fence, settled_at
         )
         SELECT $1, id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
-               webhook_at, tail_at, stream_seq, attempts, outcome, reason, $2,
+               webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason, $2,
                CASE WHEN outcome IS NOT NULL THEN $3::timestamptz END
         FROM unnest(
             $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[],
             $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::bigint[],
-            $16::int[], $17::text[], $18::text[]
+            $16::int[], $17::int[], $18::text[], $19::text[]
         ) AS entry (
             id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
-            webhook_at, tail_at, stream_seq, attempts, outcome, reason
+            webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason
         )
         ON CONFLICT (env, id) DO UPDATE
-        SET attempts = EXCLUDED.attempts,
+        SET attempts = greatest(event.attempts, EXCLUDED.attempts),
+            begun = EXCLUDED.begun,
             webhook_at = coalesce(event.webhook_at, EXCLUDED.webhook_at),
             tail_at = coalesce(event.tail_at, EXCLUDED.tail_at),
             stream_seq = EXCLUDED.stream_seq,
             outcome = EXCLUDED.outcome,
-            reason = EXCLUDED.reason,
-            fence = EXCLUDED.fence,
+            reason = CASE
+                WHEN EXCLUDED.outcome IS NULL THEN coalesce(EXCLUDED.reason, event.reason)
+                ELSE EXCLUDED.reason
+            END,
+            fence = coalesce(EXCLUDED.fence, event.fence),
             settled_at = EXCLUDED.settled_at
         WHERE event.outcome IS NULL
         "#,
         env,
-        fence,
+        fence.into(),
         at,
         &ids as _,
         &types as _,
@@ -100,6 +108,7 @@ pub async fn record(
         &tail_at as _,
         &sequences,
         &attempts,
+        &begun,
         &outcomes as _,
         &reasons as _,
     )

@@ -9,15 +9,18 @@
 //!
 //! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
 //! Both [`walk`] the lists, [`listing`] reads a page, [`reconcile`] carries what a page told through the same verb,
-//! [`runs`] keeps where they stand and [`progress`] shows it.
+//! [`runs`] keeps where they stand and [`progress`] shows it. [`dead_letter`] keeps what needs a person,
+//! and [`breaker`] keeps it from being everything.
 
 pub mod backfill;
 pub mod backoff;
+pub mod breaker;
 pub mod command;
 pub mod config;
 pub mod consumer;
 mod crash;
 pub mod database;
+pub mod dead_letter;
 pub mod decide;
 pub mod failure;
 pub mod fast_lane;

@@ -122,11 +122,17 @@ pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Dura
         Failure::ServerFault { status: 500..=599 }
         | Failure::Unreachable
         | Failure::TimedOut
+        | Failure::Outage(_)
         | Failure::DatabaseUnavailable => (failing_for < limit).then(|| backoff::dependency(attempt)),
         Failure::ServerFault { .. } | Failure::NotUnderstood => few(TRIES, backoff::dependency(attempt)),
         Failure::StaleRead => few(MOMENTS, backoff::soon(attempt).max(Duration::from_millis(500))),
         Failure::Unconfirmed | Failure::ParentWaits(_) => few(MOMENTS, CONFIRM_DELAY),
-        Failure::KeyRefused | Failure::RowRefused(_) | Failure::Malformed | Failure::LaterVersion => None,
+        Failure::KeyRefused
+        | Failure::Forbidden
+        | Failure::RowRefused(_)
+        | Failure::Malformed
+        | Failure::Crash
+        | Failure::LaterVersion => None,
     }
 }
 
@@ -205,8 +211,9 @@ impl Attempts<'_> {
 #[must_use]
 pub fn interruption(failure: &Failure) -> Option<Interruption> {
     match failure {
-        Failure::KeyRefused => Some(Interruption::KeyRefused),
+        Failure::KeyRefused | Failure::Forbidden => Some(Interruption::KeyRefused),
         Failure::RateLimited { .. }
+        | Failure::Outage(_)
         | Failure::ServerFault { status: 500..=599 }
         | Failure::Unreachable
         | Failure::TimedOut => Some(Interruption::Away(failure.reason())),
@@ -218,6 +225,7 @@ pub fn interruption(failure: &Failure) -> Option<Interruption> {
         | Failure::ParentWaits(_)
         | Failure::RowRefused(_)
         | Failure::Malformed
+        | Failure::Crash
         | Failure::LaterVersion => None,
     }
 }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use shared::config::{Problems, Settings};
 use shared::exit::Exit;
 use worker::command::{self, BackfillArguments, SyncArguments, VerifyArguments};
-use worker::config::{CommandConfig, Config, DatabaseConfig};
+use worker::config::{CommandConfig, Config, DatabaseConfig, DeadLetterConfig};
 
 /// A batch is thousands of small pieces that live as long as it does.
 #[global_allocator]
@@ -41,6 +41,9 @@ enum Command {
     /// Exit 0: the mirror agrees. 1: neither WorkOS nor the mirror has it, or it could not be written. 3: WorkOS
     /// or Postgres not available.
     Sync(SyncArguments),
+    /// Dead letters: events that could not be carried out and wait for a person.
+    #[command(subcommand)]
+    Dlq(command::Dlq),
     /// Exit 0 when the copy on `WORKER_ADMIN_ADDR` is ready.
     Healthcheck,
 }
@@ -66,6 +69,10 @@ async fn main() -> ExitCode {
         },
         Command::Sync(arguments) => match CommandConfig::from_settings(Settings::from_env()) {
             Ok(config) => command::sync_one(config, arguments).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Dlq(dlq) => match DeadLetterConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::dlq(config, dlq).await,
             Err(problems) => return usage(&problems),
         },
         Command::Healthcheck => command::healthcheck(Settings::from_env()).await,

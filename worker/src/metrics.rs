@@ -1,6 +1,7 @@
 //! What the worker counts. Labels come from small fixed sets, never an id.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -49,6 +50,10 @@ struct Inner {
     rate_limit_wait: Histogram,
     tail: TailMetrics,
     drift: Family<KindLabels, Gauge>,
+    dead_letters: Family<FailureLabels, Counter>,
+    dlq_depth: Gauge<u64, AtomicU64>,
+    breaker_open: Gauge<u64, AtomicU64>,
+    workos_unwell: Family<FailureLabels, Gauge<u64, AtomicU64>>,
 }
 
 /// The worker's metrics.
@@ -99,6 +104,22 @@ impl Metrics {
             "Objects that the last scheduled verify found out of step, before it repaired them",
             drift.clone(),
         );
+        let dead_letters = Family::default();
+        registry.register("dead_letters", "Events set aside for a person, by reason", dead_letters.clone());
+        let dlq_depth = Gauge::default();
+        registry.register("dlq_depth", "Dead letters that wait for a person", dlq_depth.clone());
+        let breaker_open = Gauge::default();
+        registry.register(
+            "breaker_open",
+            "1 while most events fail: nothing is buried, and pulling stops",
+            breaker_open.clone(),
+        );
+        let workos_unwell = Family::default();
+        registry.register(
+            "workos_unwell",
+            "1 while WorkOS answers nobody or refuses the key, by reason: nothing is asked",
+            workos_unwell.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
             events,
@@ -110,6 +131,10 @@ impl Metrics {
             rate_limit_wait,
             tail,
             drift,
+            dead_letters,
+            dlq_depth,
+            breaker_open,
+            workos_unwell,
         }))
     }
 
@@ -168,5 +193,28 @@ impl Metrics {
     /// A request waited for the budget.
     pub fn rate_limit_wait(&self, waited: Duration) {
         self.0.rate_limit_wait.observe(waited.as_secs_f64());
+    }
+
+    /// An event was set aside.
+    pub fn dead_letter(&self, reason: &'static str) {
+        self.0.dead_letters.get_or_create(&FailureLabels { reason }).inc();
+    }
+
+    /// So many dead letters there are.
+    pub fn dlq_depth(&self, depth: u64) {
+        self.0.dlq_depth.set(depth);
+    }
+
+    /// The breaker opened or closed.
+    pub fn breaker(&self, open: bool) {
+        self.0.breaker_open.set(u64::from(open));
+    }
+
+    /// Why nobody asks WorkOS, or that all is well.
+    pub fn workos_unwell(&self, reason: Option<&'static str>) {
+        self.0.workos_unwell.clear();
+        if let Some(reason) = reason {
+            self.0.workos_unwell.get_or_create(&FailureLabels { reason }).set(1);
+        }
     }
 }

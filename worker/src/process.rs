@@ -1,24 +1,54 @@
 //! One batch, start to finish: look up, coalesce, sync, settle.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::{AckKind, Message};
+use chrono::{DateTime, Utc};
 use shared::event::{Arrival, Channel, Event};
 use shared::id::ObjectRef;
 use shared::{clock, subject};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use crate::crash;
+use crate::breaker::Breaker;
 use crate::database::{self, Trouble};
+use crate::dead_letter::{DeadLetters, Doomed};
 use crate::decide::{self, Standing};
-use crate::failure::{Failure, Remedy};
+use crate::failure::{Failure, Remedy, Retries};
 use crate::guard::{self, Covers, Found, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish};
+use crate::workos::Lane;
+use crate::{crash, ledger};
 
 /// After how long a delivery that was handed back comes again.
 const HAND_BACK: Duration = Duration::from_millis(50);
+/// Tries that begin and never end, before an event counts as what kills the worker: so many at least, or its
+/// neighbours could not be told from it.
+const LEAST_CRASHES: u32 = 3;
+
+/// What a batch is carried out with.
+#[derive(Clone)]
+pub struct Means {
+    /// The verb.
+    pub sync: Sync,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How long the broker waits for a sign of life.
+    pub ack_wait: Duration,
+    /// How often an event is tried, and how soon again.
+    pub retries: Retries,
+    /// Where events go that cannot be carried out.
+    pub dead_letters: DeadLetters,
+    /// Keeps them from being everything.
+    pub breaker: Breaker,
+    /// Held while an event that may kill the worker is tried: one at a time.
+    pub alone: Arc<Mutex<()>>,
+}
 
 /// A handing-over of an event, to be settled.
 pub struct Delivery {
@@ -42,23 +72,12 @@ impl Delivery {
         };
         let sequence = i64::try_from(info.stream_sequence).unwrap_or(i64::MAX);
         let pending = i64::try_from(info.pending).unwrap_or(0);
-        let attempt = u32::try_from(info.delivered).unwrap_or(u32::MAX).max(1);
-        let event = match serde_json::from_slice(&message.payload) {
-            Ok(event) => without_nul(event),
-            Err(error) => {
-                // The error's own text quotes what it read.
-                tracing::warn!(
-                    stream.sequence = sequence,
-                    line = error.line(),
-                    column = error.column(),
-                    "a message is not an event, it will be recorded as dead"
-                );
-                unreadable(&message, sequence, info.published)
-            }
-        };
+        let delivery = u32::try_from(info.delivered).unwrap_or(u32::MAX).max(1);
+        let event = read_event(&message.payload, message.headers.as_ref(), sequence, info.published);
         Some(Self {
             object: event.object(),
-            delivered: Delivered { event, sequence, attempt },
+            // What it used up before stands in the ledger.
+            delivered: Delivered { event, sequence, delivery, attempts: 0, begun: 0 },
             covers: sequence.saturating_add(pending),
             message,
         })
@@ -89,6 +108,29 @@ async fn settle(message: &Message, kind: AckKind) {
     }
 }
 
+/// Reads what a message of the stream holds. One that holds no event becomes an event of its own, which ends as
+/// `dead`.
+pub(crate) fn read_event(
+    payload: &[u8],
+    headers: Option<&HeaderMap>,
+    sequence: i64,
+    published: DateTime<Utc>,
+) -> Event {
+    match serde_json::from_slice(payload) {
+        Ok(event) => without_nul(event),
+        Err(error) => {
+            // The error's own text quotes what it read.
+            tracing::warn!(
+                stream.sequence = sequence,
+                line = error.line(),
+                column = error.column(),
+                "a message is not an event, it will be a dead letter"
+            );
+            unreadable(headers, sequence, published)
+        }
+    }
+}
+
 /// A webhook brought what has its outcome already, most likely by the tail: the ledger is to know that it came.
 /// (The broker forgot the first one, or it would have dropped this one, and ingest would tell.)
 async fn tell_arrival(message: &Message, env: &str, event: &Event) {
@@ -114,10 +156,8 @@ fn without_nul(mut event: Event) -> Event {
 }
 
 /// Stands for a message that holds no event. Its kind without an object makes it end as malformed.
-fn unreadable(message: &Message, sequence: i64, published: chrono::DateTime<chrono::Utc>) -> Event {
-    let id = message
-        .headers
-        .as_ref()
+fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Utc>) -> Event {
+    let id = headers
         .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID))
         .map_or_else(|| format!("unreadable_{sequence}"), ToString::to_string);
     Event {
@@ -145,16 +185,26 @@ pub struct Begun<C> {
     pub confirm: C,
 }
 
+/// How a delivery is settled. Chosen once; the ledger, the log, the metrics and the acknowledgement read it.
+enum Settlement {
+    /// It had its outcome before.
+    Known,
+    /// It has its outcome.
+    Done(Outcome),
+    /// It comes again.
+    Again(Failure, Duration),
+    /// It is set aside.
+    Dies(Failure),
+}
+
 /// Carries a batch from start to finish and settles every delivery. Returns what Postgres said when it was
 /// not available, so that the caller stops pulling.
 pub async fn batch(
-    sync: &Sync,
-    metrics: &Metrics,
+    means: &Means,
     deliveries: Vec<Delivery>,
     begun: Begun<impl Future<Output = Option<i64>>>,
-    ack_wait: Duration,
 ) -> Result<(), Trouble> {
-    metrics.batch(deliveries.len());
+    means.metrics.batch(deliveries.len());
     let covers = deliveries.iter().map(|delivery| delivery.covers).max().unwrap_or(0);
     let mut messages = Vec::with_capacity(deliveries.len());
     let mut objects = Vec::with_capacity(deliveries.len());
@@ -166,9 +216,9 @@ pub async fn batch(
     }
     let mut endings = BTreeMap::new();
     let result = {
-        let work = carry_out(sync, metrics, &batch, &objects, covers, begun, &mut endings);
+        let work = carry_out(means, &mut batch, &objects, covers, begun, &mut endings);
         tokio::pin!(work);
-        let mut heartbeat = tokio::time::interval(ack_wait / 3);
+        let mut heartbeat = tokio::time::interval(means.ack_wait / 3);
         heartbeat.tick().await;
         loop {
             tokio::select! {
@@ -183,46 +233,42 @@ pub async fn batch(
         }
     };
     crash::point("before_settle");
+    let mut settlements = settlements(means, &batch, endings, &result);
+    bury(means, &batch, &mut settlements).await;
     let now = clock::now();
-    for (place, (message, delivered)) in messages.iter().zip(&batch).enumerate() {
-        let ending = endings.remove(&place).unwrap_or(Ending::Fails(match &result {
-            Err(trouble) => Failure::from(trouble.clone()),
-            Ok(()) => Failure::DatabaseUnavailable,
-        }));
-        let Delivered { event, attempt, .. } = delivered;
-        let ack = match &ending {
-            Ending::Duplicate => {
+    for ((message, delivered), settlement) in messages.iter().zip(&batch).zip(&settlements) {
+        let Delivered { event, .. } = delivered;
+        let ack = match settlement {
+            Settlement::Known => {
                 if event.channel == Channel::Webhook {
-                    tell_arrival(message, &sync.env, event).await;
+                    tell_arrival(message, &means.sync.env, event).await;
                 }
                 AckKind::Ack
             }
-            Ending::Ends(outcome, _) => {
-                metrics.event(*outcome, event.channel, event.created_at, now);
+            Settlement::Done(outcome) => {
+                means.metrics.event(*outcome, event.channel, event.created_at, now);
                 if event.channel == Channel::Webhook {
-                    metrics.tail().webhook(event.created_at, event.received_at);
+                    means.metrics.tail().webhook(event.created_at, event.received_at);
                 }
                 tracing::debug!(event.id = %event.id, event.r#type = %event.event_type, outcome = %outcome, "settled");
                 AckKind::Ack
             }
-            Ending::Fails(failure) => match failure.remedy(*attempt) {
-                Remedy::Retry(delay) => {
-                    metrics.retry(failure.class());
-                    tracing::info!(
-                        event.id = %event.id,
-                        event.r#type = %event.event_type,
-                        delivery.attempt = attempt,
-                        wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                        reason = %failure.reason(),
-                        "could not be settled, will come again"
-                    );
-                    AckKind::Nak(Some(delay))
-                }
-                Remedy::Bury => {
-                    metrics.event(Outcome::Dead, event.channel, event.created_at, now);
-                    AckKind::Ack
-                }
-            },
+            Settlement::Again(failure, delay) => {
+                means.metrics.retry(failure.class());
+                tracing::info!(
+                    event.id = %event.id,
+                    event.r#type = %event.event_type,
+                    delivery.attempt = delivered.attempt(),
+                    wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                    reason = %failure.reason(),
+                    "could not be settled, will come again"
+                );
+                AckKind::Nak(Some(*delay))
+            }
+            Settlement::Dies(failure) => {
+                tell_of_a_death(&means.metrics, event, delivered.attempt(), failure);
+                AckKind::Term
+            }
         };
         settle(message, ack).await;
         crash::point("mid_settle");
@@ -233,96 +279,283 @@ pub async fn batch(
     }
 }
 
-async fn carry_out(
-    sync: &Sync,
-    metrics: &Metrics,
+/// Chooses how each delivery of a batch is settled.
+fn settlements(
+    means: &Means,
     batch: &[Delivered],
-    objects: &[Option<ObjectRef>],
-    covers: i64,
-    begun: Begun<impl Future<Output = Option<i64>>>,
-    endings: &mut BTreeMap<usize, Ending>,
-) -> Result<(), Trouble> {
-    let wanted: Vec<Wanted<'_>> = batch
-        .iter()
-        .zip(objects)
-        .map(|(delivered, object)| Wanted { event_id: &delivered.event.id, object: object.as_ref() })
+    mut endings: BTreeMap<usize, Ending>,
+    result: &Result<(), Trouble>,
+) -> Vec<Settlement> {
+    let endings: Vec<Ending> = (0..batch.len())
+        .map(|place| {
+            endings.remove(&place).unwrap_or(Ending::Fails(match result {
+                Err(trouble) => Failure::from(trouble.clone()),
+                Ok(()) => Failure::DatabaseUnavailable,
+            }))
+        })
         .collect();
-    let look_up = guard::look_up(&sync.database, &sync.env, &wanted);
-    let (fence, found) = tokio::time::timeout(database::TIMEOUT, look_up)
-        .await
-        .map_err(|_| Trouble::Unavailable)?
-        .map_err(Trouble::from)?;
-    crash::point("after_look_up");
-
-    // Sequences say something only within one life of the stream, and only up to its end: before any is
-    // compared, the broker is asked. (Most batches compare none.)
-    let stand = |delivered: &Delivered, found: &Found, last: Option<i64>| {
-        let known = found.known.as_ref().map(|known| Known {
-            covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
-            ..known.clone()
-        });
-        let life = last.map(|_| begun.life);
-        decide::standing(&delivered.event, delivered.sequence, life, found.settled.is_some(), known.as_ref())
-    };
-    let compares = batch.iter().zip(&found).any(|(delivered, found)| {
-        matches!(stand(delivered, found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
-    });
-    let last = if compares { begun.confirm.await } else { None };
-
-    let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
-    let mut duplicates = Vec::new();
-    let mut asked = 0;
-    for (place, ((delivered, object), found)) in batch.iter().zip(objects).zip(found).enumerate() {
-        let standing = stand(delivered, &found, last);
-        let deleted = match standing {
-            Standing::Settled => {
-                duplicates.push(place);
-                continue;
-            }
-            Standing::Ends(outcome, reason) => {
-                endings.insert(place, Ending::Ends(outcome, Some(reason)));
-                continue;
-            }
-            Standing::Waits => {
-                endings.insert(place, Ending::Fails(Failure::LaterVersion));
-                continue;
-            }
-            Standing::Deletes => true,
-            Standing::Asks => false,
-        };
-        let Some(object) = object else { continue };
-        asked += 1;
-        let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
-            object: object.clone(),
-            deleted: false,
-            said: None,
-            known: found.known,
-            events: Vec::new(),
-            told: None,
-        });
-        wish.said = wish.said.max(delivered.event.updated_at);
-        if deleted && !wish.deleted {
-            wish.deleted = true;
-            wish.events.insert(0, place);
-        } else {
-            wish.events.push(place);
+    // All of the batch first: what it shows may keep its own events from being buried.
+    let now = Instant::now();
+    for (delivered, ending) in batch.iter().zip(&endings) {
+        match ending {
+            Ending::Fails(failure) if failure.hints_at_us() => means.breaker.failed(&delivered.event.id, now),
+            // That they need nothing says nothing.
+            Ending::Fails(_) | Ending::Duplicate | Ending::Ends(Outcome::Ignored | Outcome::Dead, _) => {}
+            Ending::Ends(..) => means.breaker.settled(&delivered.event.id, now),
         }
     }
-    metrics.coalesced(asked - wishes.len() as u64);
-    // Written with the life in which the subscription began: in another one it will say nothing.
-    let covers = Some(Covers { life: begun.life, sequence: covers, last: begun.last.max(covers) });
-    let question = Question { fence, covers, at: clock::now() };
-    let result = if wishes.is_empty() && endings.is_empty() {
-        Ok(())
-    } else {
-        sync.run(question, batch, wishes.into_values().collect(), endings).await
+    batch
+        .iter()
+        .zip(endings)
+        .map(|(delivered, ending)| match ending {
+            Ending::Duplicate => Settlement::Known,
+            Ending::Ends(outcome, _) => Settlement::Done(outcome),
+            Ending::Fails(failure) => {
+                match failure.remedy(&means.retries, delivered.attempt(), delivered.delivery) {
+                    Remedy::Retry(delay) => Settlement::Again(failure, delay),
+                    Remedy::Bury if means.breaker.is_open() => spared(means, delivered, failure),
+                    Remedy::Bury => Settlement::Dies(failure),
+                }
+            }
+        })
+        .collect()
+}
+
+/// It was to be set aside, but cannot be now.
+fn spared(means: &Means, delivered: &Delivered, failure: Failure) -> Settlement {
+    let delay = failure.delay(&means.retries, delivered.attempt(), delivered.delivery);
+    Settlement::Again(failure, delay)
+}
+
+/// Sets aside what is to be set aside. What could not be comes again.
+async fn bury(means: &Means, batch: &[Delivered], settlements: &mut [Settlement]) {
+    let doomed: Vec<Doomed<'_>> = batch
+        .iter()
+        .zip(&*settlements)
+        .filter_map(|(delivered, settlement)| match settlement {
+            Settlement::Dies(failure) => Some(Doomed {
+                event: &delivered.event,
+                sequence: delivered.sequence,
+                attempts: delivered.attempt(),
+                failure,
+            }),
+            _ => None,
+        })
+        .collect();
+    if doomed.is_empty() {
+        return;
+    }
+    let Err(error) = means.dead_letters.bury(&means.sync.database, &doomed).await else { return };
+    tracing::warn!(
+        events = doomed.len(),
+        error = format!("{error:#}"),
+        "events could not be set aside, they will come again"
+    );
+    for (delivered, settlement) in batch.iter().zip(settlements) {
+        if let Settlement::Dies(failure) = settlement {
+            *settlement = spared(means, delivered, failure.clone());
+        }
+    }
+}
+
+/// An event is a dead letter, and `dead` in the ledger.
+pub(crate) fn tell_of_a_death(metrics: &Metrics, event: &Event, attempts: u32, failure: &Failure) {
+    tracing::error!(
+        event.id = %event.id,
+        event.r#type = %event.event_type,
+        object.id = event.object_id.as_deref().unwrap_or_default(),
+        attempts,
+        reason = %failure.reason(),
+        "set aside as a dead letter, `worker dlq list` shows it: {failure}"
+    );
+    metrics.event(Outcome::Dead, event.channel, event.created_at, clock::now());
+    metrics.dead_letter(failure.class());
+}
+
+/// A round with the whole batch, and then one for each event that may kill the worker: alone, so that its
+/// neighbours are not harmed, and after leaving a trace of it.
+async fn carry_out<C: Future<Output = Option<i64>>>(
+    means: &Means,
+    batch: &mut [Delivered],
+    objects: &[Option<ObjectRef>],
+    covers: i64,
+    begun: Begun<C>,
+    endings: &mut BTreeMap<usize, Ending>,
+) -> Result<(), Trouble> {
+    let Begun { life, last, confirm } = begun;
+    let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
+    let all: Vec<usize> = (0..batch.len()).collect();
+    let suspects = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    for suspect in suspects {
+        let _alone = means.alone.lock().await;
+        round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
+    }
+    Ok(())
+}
+
+/// With whom an event is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// With the others of its batch.
+    Others,
+    /// Alone in this process: if the worker dies now, it is this event's doing.
+    Alone,
+}
+
+/// What the rounds of a batch share.
+struct Round<'a> {
+    means: &'a Means,
+    objects: &'a [Option<ObjectRef>],
+    covers: Covers,
+}
+
+impl Round<'_> {
+    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
+    async fn go<C: Future<Output = Option<i64>>>(
+        &self,
+        batch: &mut [Delivered],
+        places: &[usize],
+        confirm: Option<C>,
+        company: Company,
+        endings: &mut BTreeMap<usize, Ending>,
+    ) -> Result<Vec<usize>, Trouble> {
+        let Self { means, objects, covers } = *self;
+        let sync = &means.sync;
+        let object = |place: usize| objects.get(place).and_then(Option::as_ref);
+        let wanted: Vec<Wanted<'_>> = places
+            .iter()
+            .map(|place| Wanted { event_id: &batch[*place].event.id, object: object(*place) })
+            .collect();
+        let look_up = guard::look_up(&sync.database, &sync.env, &wanted);
+        let (fence, found) = tokio::time::timeout(database::TIMEOUT, look_up)
+            .await
+            .map_err(|_| Trouble::Unavailable)?
+            .map_err(Trouble::from)?;
+        for (place, found) in places.iter().zip(&found) {
+            batch[*place].attempts = found.attempts.max(found.begun);
+            batch[*place].begun = found.begun;
+        }
+        // The first try leaves no trace, so that what goes well costs nothing.
+        let least_crashes = means.retries.attempts.max(LEAST_CRASHES);
+        let batch = &*batch;
+        crash::point("after_look_up");
+
+        // Sequences say something only within one life of the stream, and only up to its end: before any is
+        // compared, the broker is asked. (Most batches compare none.)
+        let stand = |delivered: &Delivered, found: &Found, last: Option<i64>| {
+            let known = found.known.as_ref().map(|known| Known {
+                covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
+                ..known.clone()
+            });
+            let life = last.map(|_| covers.life);
+            decide::standing(
+                &delivered.event,
+                delivered.sequence,
+                life,
+                found.settled.is_some(),
+                known.as_ref(),
+            )
+        };
+        let compares = places.iter().zip(&found).any(|(place, found)| {
+            matches!(stand(&batch[*place], found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
+        });
+        let last = match confirm {
+            Some(confirm) if compares => confirm.await,
+            _ => None,
+        };
+
+        let mut ended = BTreeMap::new();
+        let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
+        let mut suspects = Vec::new();
+        let mut traced = Vec::new();
+        let mut asked = 0;
+        let mut only_retries = true;
+        for (place, found) in places.iter().copied().zip(found) {
+            let delivered = &batch[place];
+            let deleted = match stand(delivered, &found, last) {
+                Standing::Settled => {
+                    endings.insert(place, Ending::Duplicate);
+                    continue;
+                }
+                Standing::Ends(outcome, reason) => {
+                    ended.insert(place, Ending::Ends(outcome, Some(reason)));
+                    continue;
+                }
+                Standing::Fails(failure) => {
+                    ended.insert(place, Ending::Fails(failure));
+                    continue;
+                }
+                Standing::Deletes => true,
+                Standing::Asks => false,
+            };
+            if delivered.begun + 1 >= least_crashes {
+                ended.insert(place, Ending::Fails(Failure::Crash));
+                continue;
+            }
+            if delivered.begun > 0 && company == Company::Others {
+                suspects.push(place);
+                continue;
+            }
+            if delivered.delivery > 1 || delivered.begun > 0 {
+                traced.push(delivered);
+            }
+            let Some(object) = object(place) else { continue };
+            asked += 1;
+            only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
+            let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
+                object: object.clone(),
+                deleted: false,
+                said: None,
+                known: found.known,
+                events: Vec::new(),
+                told: None,
+            });
+            wish.said = wish.said.max(delivered.event.updated_at);
+            if deleted && !wish.deleted {
+                wish.deleted = true;
+                wish.events.insert(0, place);
+            } else {
+                wish.events.push(place);
+            }
+        }
+        means.metrics.coalesced(asked - wishes.len() as u64);
+        leave_traces(sync, &traced).await?;
+        // Written with the life in which the subscription began: in another one it will say nothing.
+        let question = Question { fence, covers: Some(covers), at: clock::now() };
+        if !wishes.is_empty() || !ended.is_empty() {
+            let lane = if only_retries && !wishes.is_empty() { Lane::Retries } else { sync.lane };
+            let sync = Sync { lane, ..sync.clone() };
+            // If it fails, some parts may be committed; delivered again, they are known to be settled.
+            sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
+        }
+        endings.append(&mut ended);
+        Ok(suspects)
+    }
+}
+
+/// Notes that these are tried, before they are: if that is the last that is heard of them, they may be what
+/// killed the worker.
+async fn leave_traces(sync: &Sync, traced: &[&Delivered]) -> Result<(), Trouble> {
+    if traced.is_empty() {
+        return Ok(());
+    }
+    let entries: Vec<ledger::Entry<'_>> = traced
+        .iter()
+        .map(|delivered| ledger::Entry {
+            event: &delivered.event,
+            sequence: delivered.sequence,
+            attempts: delivered.attempts,
+            begun: delivered.begun + 1,
+            outcome: None,
+            reason: None,
+        })
+        .collect();
+    let leave = async {
+        let mut connection = sync.database.acquire().await?;
+        ledger::record(&mut connection, &sync.env, None, clock::now(), &entries).await
     };
-    if result.is_err() {
-        // Some parts may be committed; delivered again, they are known to be settled.
-        endings.clear();
-    }
-    for place in duplicates {
-        endings.insert(place, Ending::Duplicate);
-    }
-    result
+    tokio::time::timeout(database::TIMEOUT, leave)
+        .await
+        .map_err(|_| Trouble::Unavailable)?
+        .map_err(Trouble::from)
 }

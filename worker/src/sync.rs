@@ -12,7 +12,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::database::{self, Trouble};
 use crate::decide::{self, Verdict};
-use crate::failure::{Failure, Remedy};
+use crate::failure::{Blame, Failure};
 use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
 use crate::object::columns::Change;
@@ -107,7 +107,28 @@ pub struct Delivered {
     /// Its sequence in the stream.
     pub sequence: i64,
     /// Which delivery this is, from 1.
-    pub attempt: u32,
+    pub delivery: u32,
+    /// Attempts that it used up before, by the ledger.
+    pub attempts: u32,
+    /// Redeliveries that were begun since the last one that ended, by the ledger.
+    pub begun: u32,
+}
+
+impl Delivered {
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempts.saturating_add(1)
+    }
+
+    /// Attempts used up once it ended so.
+    #[must_use]
+    pub fn attempts_after(&self, failure: Option<&Failure>) -> u32 {
+        match failure.map(Failure::blame) {
+            None | Some(Blame::Event) => self.attempt(),
+            Some(Blame::World) => self.attempts,
+        }
+    }
 }
 
 /// How an event ends, or that it must be tried again.
@@ -411,18 +432,19 @@ impl Sync {
             settled.iter().filter_map(|place| Some((place, endings.get(place)?))).chain(&written)
         {
             let Some(delivered) = batch.get(*place) else { continue };
-            let (outcome, reason) = match ending {
-                Ending::Ends(outcome, reason) => (Some(*outcome), reason.map(str::to_owned)),
+            let (outcome, reason, failure) = match ending {
+                Ending::Ends(outcome, reason) => (Some(*outcome), reason.map(str::to_owned), None),
                 Ending::Duplicate => continue,
-                Ending::Fails(failure) => match failure.remedy(delivered.attempt) {
-                    Remedy::Retry(_) => (None, Some(failure.reason())),
-                    Remedy::Bury => (Some(Outcome::Dead), Some(failure.reason())),
-                },
+                // Also what is to be buried: it is dead only once it is a dead letter.
+                Ending::Fails(failure) => (None, Some(failure.reason()), Some(failure)),
             };
+            // Until it is a dead letter, an event that kills the worker must not be tried again.
+            let begun = if failure == Some(&Failure::Crash) { delivered.begun } else { 0 };
             ledger.push(ledger::Entry {
                 event: &delivered.event,
                 sequence: delivered.sequence,
-                attempt: i32::try_from(delivered.attempt).unwrap_or(i32::MAX),
+                attempts: delivered.attempts_after(failure),
+                begun,
                 outcome,
                 reason,
             });

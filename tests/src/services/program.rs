@@ -146,6 +146,18 @@ impl Program {
         Running::start(directory, program, args, env)?.finish(at_most).await
     }
 
+    /// Starts a command such as `worker backfill`, for stories that end it before it ends. `name` names its log in
+    /// `directory`.
+    pub fn start(
+        directory: &Path,
+        name: &str,
+        program: &str,
+        args: &[&str],
+        env: &[(String, String)],
+    ) -> anyhow::Result<Process> {
+        Process::start(&spec(program, args, directory, name, env.to_vec())?)
+    }
+
     /// Waits until `/readyz` says so.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();

@@ -18,6 +18,7 @@ use serde_json::Value;
 use shared::id::Kind;
 use sqlx::PgPool;
 
+use crate::services::process::Process;
 use crate::services::{Finished, Nats, Place, Postgres, Program, Running};
 use crate::sim::Sim;
 
@@ -196,6 +197,17 @@ impl World {
     /// Waits for the end of a command.
     pub async fn finish(&self, command: Running) -> Finished {
         work(command.finish(self.builder.patience).await)
+    }
+
+    /// Starts a command without waiting for its end, with the settings of the workers.
+    pub fn start_command(&self, args: &[&str]) -> Process {
+        work(Program::start(
+            self.place.path(),
+            "running-command",
+            "worker",
+            args,
+            &self.command_settings(&[]),
+        ))
     }
 
     /// The live row of an object, with every column; `None` when there is none, or a tombstone.

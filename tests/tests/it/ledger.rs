@@ -53,3 +53,13 @@ pub(crate) async fn outcomes(world: &World) -> Vec<(String, i64)> {
     .await
     .expect("the ledger")
 }
+
+/// Attempts that an event used up; 0 when it is not known yet.
+pub(crate) async fn attempts(world: &World, event_id: &str) -> i32 {
+    sqlx::query_scalar("SELECT attempts FROM workos_sync.events WHERE id = $1")
+        .bind(event_id)
+        .fetch_optional(world.pool())
+        .await
+        .expect("the ledger")
+        .unwrap_or(0)
+}

@@ -8,15 +8,19 @@
 
 mod authkit_docs;
 mod backfill;
+mod breaker;
 mod convergence;
 mod crash;
+mod dead_letters;
 mod emulator;
+mod failures;
 mod harness;
 mod hostile_http;
 mod immediate;
 mod ledger;
 mod main_path;
 mod order;
+mod outage;
 mod privacy;
 mod programs;
 mod services;

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod backfill;
+mod dlq;
 mod healthcheck;
 mod migrate;
 mod run;
@@ -10,6 +11,7 @@ mod verify;
 use std::time::Duration;
 
 pub use backfill::{BackfillArguments, backfill};
+pub use dlq::{Dlq, dlq};
 pub use healthcheck::healthcheck;
 pub use migrate::migrate;
 pub use run::run;

@@ -6,10 +6,16 @@ use anyhow::Context as _;
 use shared::admin::{self, Admin, Readiness};
 use shared::exit::Exit;
 use shared::{broker, shutdown, telemetry};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use crate::breaker::Breaker;
 use crate::config::Config;
+use crate::dead_letter::{self, DeadLetters};
+use crate::failure::Failure;
 use crate::listing::Patience;
 use crate::metrics::Metrics;
+use crate::process::Means;
 use crate::sync::{Purpose, Sync};
 use crate::tail::{self, Tail};
 use crate::verify::{self, Schedule};
@@ -31,7 +37,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
 
     let connections = u32::try_from(consumer::in_flight(&config))
         .unwrap_or(u32::MAX)
-        .saturating_add(2 + fast_lane::CONNECTIONS);
+        .saturating_add(3 + fast_lane::CONNECTIONS);
     let pool = database::pool(&config.database.url, connections)?;
     let missing = tokio::select! {
         missing = missing_migrations(&pool, config.auto_migrate) => missing?,
@@ -82,7 +88,17 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         metrics.clone(),
         Patience { limit: super::OUTAGE, stop: stop.clone() },
     ));
-    consumer::run(&config, jetstream, sync, metrics, readiness, stop).await;
+    let means = Means {
+        sync,
+        metrics,
+        ack_wait: config.ack_wait,
+        retries: config.retries,
+        dead_letters: DeadLetters::new(&config.ask.env, jetstream.clone()),
+        breaker: Breaker::default(),
+        alone: Arc::default(),
+    };
+    look_after(&means, &readiness, &stop);
+    consumer::run(&config, jetstream, means, readiness, stop).await;
     fast_lane.await.context("the fast lane failed")?;
     if let Some(tail) = tail {
         tail.await.context("the tail failed")?;
@@ -97,6 +113,57 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     pool.close().await;
     tracing::info!("worker ended");
     Ok(Exit::Success)
+}
+
+/// What goes on beside the consumer: who is unwell is told, dead letters are counted, exhausted events seen to.
+fn look_after(means: &Means, readiness: &Readiness, stop: &CancellationToken) {
+    let Means { sync, metrics, dead_letters, breaker, .. } = means.clone();
+    tokio::spawn(tell_of_workos(sync.workos.unwell(), metrics.clone(), readiness.clone(), stop.clone()));
+    tokio::spawn(tell_of_the_breaker(breaker.watch(), metrics.clone(), readiness.clone(), stop.clone()));
+    tokio::spawn(dead_letters.clone().keep_counting(metrics.clone(), stop.clone()));
+    tokio::spawn(dead_letter::watch_exhausted(dead_letters, sync.database, breaker, metrics, stop.clone()));
+}
+
+/// Shows whether WorkOS may be asked, in readiness and metrics.
+async fn tell_of_workos(
+    mut unwell: watch::Receiver<Option<Failure>>,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let telling = async {
+        while unwell.changed().await.is_ok() {
+            let failure = unwell.borrow_and_update().clone();
+            metrics.workos_unwell(failure.as_ref().map(Failure::class));
+            match failure {
+                Some(failure) => readiness.unready("workos", failure.to_string()),
+                None => readiness.ready("workos"),
+            }
+        }
+    };
+    stop.run_until_cancelled(telling).await;
+}
+
+/// Shows whether the breaker is open, in readiness and metrics.
+async fn tell_of_the_breaker(
+    mut open: watch::Receiver<bool>,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let telling = async {
+        while open.changed().await.is_ok() {
+            let open = *open.borrow_and_update();
+            metrics.breaker(open);
+            if open {
+                readiness
+                    .unready("breaker", "open: most events fail, so nothing is buried and little is pulled");
+            } else {
+                readiness.ready("breaker");
+            }
+        }
+    };
+    stop.run_until_cancelled(telling).await;
 }
 
 /// Waits for Postgres, applies migrations when told to, and says which are missing.

@@ -1,6 +1,7 @@
 //! Asking WorkOS: bounded, rate limited, one request per object or page.
 
 mod budget;
+mod health;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,13 @@ use shared::id::ObjectRef;
 use tokio::sync::Semaphore;
 
 pub use budget::{Budget, Rate};
+use health::{Fault, SharedHealth};
+use tokio::sync::watch;
 
-use crate::backoff;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::object::{self, Record};
+use crate::{backoff, crash};
 
 /// Whole time of a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LARGEST_ANSWER: usize = 16 << 20;
 /// Requests for one object within one pass; after that the event is delivered again later.
 const TRIES_IN_PASS: u32 = 2;
+/// What always has an answer, and costs WorkOS little: it tells whether WorkOS is there and takes our key.
+const PROBE: &str = "/organizations?limit=1";
 
 /// Requests at once on behalf of somebody who waits, besides those of everything else: they stand in no queue.
 const IMMEDIATE_AT_ONCE: usize = 16;
@@ -87,6 +92,7 @@ pub struct WorkOs {
     in_flight: Arc<Semaphore>,
     immediate: Arc<Semaphore>,
     budget: Arc<Budget>,
+    health: SharedHealth,
     metrics: Metrics,
 }
 
@@ -124,6 +130,7 @@ impl WorkOs {
             in_flight: Arc::new(Semaphore::new(concurrency)),
             immediate: Arc::new(Semaphore::new(IMMEDIATE_AT_ONCE)),
             budget: Arc::new(Budget::new(rate)),
+            health: SharedHealth::default(),
             metrics,
         })
     }
@@ -140,7 +147,48 @@ impl WorkOs {
         replies
     }
 
+    /// Why nobody is asked now, if so: WorkOS is down, or refuses the key. Questions fail at once then.
+    #[must_use]
+    pub fn unwell(&self) -> watch::Receiver<Option<Failure>> {
+        self.health.watch()
+    }
+
+    /// A failure with the blame where it belongs: if WorkOS answers nobody, nobody asks until it does.
+    async fn blame(&self, failure: Failure, before: u64) -> Failure {
+        match self.health.fault(failure, before, self.probe()).await {
+            Fault::Own(failure) | Fault::Known(failure) => failure,
+            Fault::Found(failure) => {
+                match &failure {
+                    Failure::KeyRefused => tracing::error!(
+                        "WorkOS refuses the key: nothing is asked until it is taken again; is WORKOS_API_KEY right?"
+                    ),
+                    outage => {
+                        tracing::error!(reason = %outage.reason(), "{outage}; nothing is asked until it does")
+                    }
+                }
+                let this = self.clone();
+                tokio::spawn(async move {
+                    let mut attempt = 1;
+                    loop {
+                        tokio::time::sleep(backoff::probe(attempt)).await;
+                        if this.health.probed(this.probe().await) {
+                            break;
+                        }
+                        attempt += 1;
+                    }
+                    tracing::info!("WorkOS answers again");
+                });
+                failure
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        self.send(PROBE, "probe", Lane::Events).await.map(drop)
+    }
+
     async fn ask_one(&self, object: &ObjectRef, lane: Lane) -> Reply {
+        let before = self.health.answered();
         let mut attempt = 1;
         loop {
             let (failure, embedded) = match self.get(object, lane).await {
@@ -167,6 +215,7 @@ impl WorkOs {
                     | Failure::RateLimited { retry_after: None }
             );
             if !passing || attempt >= TRIES_IN_PASS {
+                let failure = self.blame(failure, before).await;
                 return Reply { object: object.clone(), answer: Err(failure), embedded };
             }
             tokio::time::sleep(backoff::in_pass(attempt)).await;
@@ -177,7 +226,12 @@ impl WorkOs {
     /// Asks for one page of a list: `path` with its query. `what` names the list in metrics. `None` is 404: what
     /// the list belongs to is not there. A failure is the caller's to try again.
     pub async fn page(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Page>, Failure> {
-        let Some(body) = self.request(path, what, lane).await? else { return Ok(None) };
+        let before = self.health.answered();
+        let body = match self.request(path, what, lane).await {
+            Ok(Some(body)) => body,
+            Ok(None) => return Ok(None),
+            Err(failure) => return Err(self.blame(failure, before).await),
+        };
         let list: List = serde_json::from_slice(&body).map_err(|error| {
             // The error's own text quotes what it read.
             tracing::warn!(
@@ -196,14 +250,24 @@ impl WorkOs {
         let Some(body) = self.request(&object::path(object), object.kind.name(), lane).await? else {
             return Ok(None);
         };
+        crash::object(object);
         object::read(object, &body).map(Some).map_err(|error| {
             tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
             Failure::NotUnderstood
         })
     }
 
-    /// One request; `None` is 404.
+    /// One request, unless nobody is to ask; `None` is 404.
     async fn request(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
+        if let Some(unwell) = self.health.unwell() {
+            return Err(unwell);
+        }
+        let answer = self.send(path, what, lane).await?;
+        self.health.answers();
+        Ok(answer)
+    }
+
+    async fn send(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
         // The permit first: it is handed out in order, so that few requests at a time wait for the budget.
         // The semaphore is never closed.
         let permits = if lane == Lane::Immediate { &self.immediate } else { &self.in_flight };
