@@ -121,12 +121,12 @@ impl Breaker {
             let failing = state.failing.len();
             state.open(now);
             drop(state);
-            self.0.open.send_replace(true);
             tracing::error!(
                 failing,
                 "most events fail: the breaker is open, nothing is buried and pulling stops until a few go through; \
                  was something deployed, or the schema changed?"
             );
+            self.0.open.send_replace(true);
         }
     }
 
@@ -157,8 +157,8 @@ impl Breaker {
             state.failing.clear();
             state.closed_at = Some(now);
             drop(state);
-            self.0.open.send_replace(false);
             tracing::info!("events go through again: the breaker is closed");
+            self.0.open.send_replace(false);
         }
     }
 }

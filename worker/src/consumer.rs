@@ -357,7 +357,7 @@ impl Consumer {
             let means = self.means.clone();
             let (readiness, database_down) = (self.readiness.clone(), self.database_down.clone());
             self.tasks.spawn(async move {
-                let batch = process::batch(&means, deliveries, begun).await;
+                let batch = Box::pin(process::batch(&means, deliveries, begun)).await;
                 drop(busy);
                 if let Err(trouble) = batch {
                     debug_assert_eq!(trouble, Trouble::Unavailable);

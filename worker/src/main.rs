@@ -43,7 +43,7 @@ enum Command {
     Sync(SyncArguments),
     /// Dead letters: events that could not be carried out and wait for a person.
     #[command(subcommand)]
-    Dlq(command::Dlq),
+    Dlq(Box<command::Dlq>),
     /// Exit 0 when the copy on `WORKER_ADMIN_ADDR` is ready.
     Healthcheck,
 }
@@ -72,7 +72,7 @@ async fn main() -> ExitCode {
             Err(problems) => return usage(&problems),
         },
         Command::Dlq(dlq) => match DeadLetterConfig::from_settings(Settings::from_env()) {
-            Ok(config) => command::dlq(config, dlq).await,
+            Ok(config) => command::dlq(config, *dlq).await,
             Err(problems) => return usage(&problems),
         },
         Command::Healthcheck => command::healthcheck(Settings::from_env()).await,

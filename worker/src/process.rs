@@ -410,21 +410,16 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
-    async fn go<C: Future<Output = Option<i64>>>(
-        &self,
-        batch: &mut [Delivered],
-        places: &[usize],
-        confirm: Option<C>,
-        company: Company,
-        endings: &mut BTreeMap<usize, Ending>,
-    ) -> Result<Vec<usize>, Trouble> {
-        let Self { means, objects, covers } = *self;
-        let sync = &means.sync;
-        let object = |place: usize| objects.get(place).and_then(Option::as_ref);
+    fn object(&self, place: usize) -> Option<&ObjectRef> {
+        self.objects.get(place)?.as_ref()
+    }
+
+    /// Takes a fence and looks up what is known, also of earlier attempts.
+    async fn look_up(&self, batch: &mut [Delivered], places: &[usize]) -> Result<(i64, Vec<Found>), Trouble> {
+        let sync = &self.means.sync;
         let wanted: Vec<Wanted<'_>> = places
             .iter()
-            .map(|place| Wanted { event_id: &batch[*place].event.id, object: object(*place) })
+            .map(|place| Wanted { event_id: &batch[*place].event.id, object: self.object(*place) })
             .collect();
         let look_up = guard::look_up(&sync.database, &sync.env, &wanted);
         let (fence, found) = tokio::time::timeout(database::TIMEOUT, look_up)
@@ -435,6 +430,21 @@ impl Round<'_> {
             batch[*place].attempts = found.attempts.max(found.begun);
             batch[*place].begun = found.begun;
         }
+        Ok((fence, found))
+    }
+
+    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
+    async fn go<C: Future<Output = Option<i64>>>(
+        &self,
+        batch: &mut [Delivered],
+        places: &[usize],
+        confirm: Option<C>,
+        company: Company,
+        endings: &mut BTreeMap<usize, Ending>,
+    ) -> Result<Vec<usize>, Trouble> {
+        let Self { means, covers, .. } = *self;
+        let sync = &means.sync;
+        let (fence, found) = self.look_up(batch, places).await?;
         // The first try leaves no trace, so that what goes well costs nothing.
         let least_crashes = means.retries.attempts.max(LEAST_CRASHES);
         let batch = &*batch;
@@ -499,7 +509,7 @@ impl Round<'_> {
             if delivered.delivery > 1 || delivered.begun > 0 {
                 traced.push(delivered);
             }
-            let Some(object) = object(place) else { continue };
+            let Some(object) = self.object(place) else { continue };
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
             let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {

@@ -200,6 +200,7 @@ impl World {
     }
 
     /// Starts a command without waiting for its end, with the settings of the workers.
+    #[must_use]
     pub fn start_command(&self, args: &[&str]) -> Process {
         work(Program::start(
             self.place.path(),

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::pull;
-use chrono::Utc;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use shared::id::Kind;
@@ -364,7 +363,7 @@ async fn ten_thousand(world: &World) -> Vec<String> {
     for (n, user) in users.iter().enumerate() {
         let event = json!({
             "id": format!("event_{n:05}"), "type": "user.created", "kind": "user", "operation": "created",
-            "object_id": user, "received_at": Utc::now(), "channel": "webhook",
+            "object_id": user, "received_at": shared::clock::now(), "channel": "webhook",
         });
         let mut headers = HeaderMap::new();
         headers.insert("Workos-Reason", REASONS[n % REASONS.len()]);

@@ -38,6 +38,7 @@ const LOOK_AT: usize = 1_000;
 pub enum Dlq {
     /// List them, oldest first, with the reason of each.
     List {
+        /// Which.
         #[command(flatten)]
         which: Which,
         /// How to print them.
@@ -54,6 +55,7 @@ pub enum Dlq {
     },
     /// Ask WorkOS again, now, about the objects of these: always safe, old ones end as superseded or unchanged.
     Replay {
+        /// Which, and how.
         #[command(flatten)]
         act: Act,
         /// How long to wait for the next outcome before leaving the rest to the workers.
@@ -62,6 +64,7 @@ pub enum Dlq {
     },
     /// Mark these as done without asking: their events stay `dead` in the ledger.
     Discard {
+        /// Which, and how.
         #[command(flatten)]
         act: Act,
     },
@@ -498,7 +501,7 @@ fn report(
     for (outcome, count) in outcomes {
         match outcome.as_str() {
             "waiting" => {
-                println!("{count} have no outcome yet: the workers go on with them; is one running?")
+                println!("{count} have no outcome yet: the workers go on with them; is one running?");
             }
             "dead" => println!("{count} are dead letters again"),
             outcome => println!("{count} {outcome}"),

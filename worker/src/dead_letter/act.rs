@@ -320,8 +320,8 @@ fn step_of(rate: Rate) -> usize {
     match rate {
         Rate::Unlimited => STEP,
         Rate::Per(count, period) => {
-            let per_second = f64::from(count.get()) / period.as_secs_f64();
-            (1..STEP).find(|step| *step as f64 >= per_second / 4.0).unwrap_or(STEP)
+            let per_second = u64::from(count.get()) / period.as_secs().max(1);
+            usize::try_from(per_second / 4).unwrap_or(STEP).clamp(1, STEP)
         }
     }
 }

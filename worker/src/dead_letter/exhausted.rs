@@ -59,7 +59,7 @@ pub async fn watch(
             tokio::time::sleep(backoff::dependency(attempt)).await;
         }
     };
-    stop.run_until_cancelled(watching).await;
+    Box::pin(stop.run_until_cancelled(watching)).await;
 }
 
 impl DeadLetters {

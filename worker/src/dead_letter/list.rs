@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::{HeaderMap, HeaderValue};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use serde::Serialize;
@@ -138,7 +138,7 @@ impl DeadLetters {
 
 /// Reads a dead letter. What is not one (somebody else published it there) is told and left out.
 fn letter(seq: u64, died_at: DateTime<Utc>, headers: &HeaderMap, payload: &[u8]) -> Option<DeadLetter> {
-    let header = |name: &str| headers.get(name).map(|value| value.as_str());
+    let header = |name: &str| headers.get(name).map(HeaderValue::as_str);
     let Ok(event) = serde_json::from_slice(payload) else {
         tracing::warn!(dead_letter.seq = seq, "a message among the dead letters is none, it is left out");
         return None;

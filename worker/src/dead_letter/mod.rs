@@ -106,7 +106,7 @@ impl DeadLetters {
                 match self.depth().await {
                     Ok(depth) => metrics.dlq_depth(depth),
                     Err(error) => {
-                        tracing::debug!(error = format!("{error:#}"), "could not count the dead letters")
+                        tracing::debug!(error = format!("{error:#}"), "could not count the dead letters");
                     }
                 }
                 tokio::time::sleep(COUNT_EVERY).await;

@@ -163,7 +163,7 @@ impl WorkOs {
                         "WorkOS refuses the key: nothing is asked until it is taken again; is WORKOS_API_KEY right?"
                     ),
                     outage => {
-                        tracing::error!(reason = %outage.reason(), "{outage}; nothing is asked until it does")
+                        tracing::error!(reason = %outage.reason(), "{outage}; nothing is asked until it does");
                     }
                 }
                 let this = self.clone();
