@@ -95,7 +95,26 @@ pub struct Config {
     pub retries: Retries,
 }
 
-/// Settings of the commands about dead letters.
+/// Settings of a command that only reads our records.
+#[derive(Clone, Debug)]
+pub struct RecordsConfig {
+    /// `WORKOS_ENV`.
+    pub env: String,
+    /// Where they are.
+    pub database: DatabaseConfig,
+}
+
+impl RecordsConfig {
+    /// Reads every setting; `Err` names each that is missing or malformed.
+    pub fn from_settings(mut settings: Settings) -> Result<Self, Problems> {
+        let env = settings.environment();
+        let database = DatabaseConfig::read(&mut settings);
+        settings.finish()?;
+        Ok(Self { env: env?, database: database? })
+    }
+}
+
+/// Settings of the commands about dead letters, and of `worker status`.
 #[derive(Clone, Debug)]
 pub struct DeadLetterConfig {
     /// `WORKOS_ENV`.

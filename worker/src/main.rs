@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shared::config::{Problems, Settings};
 use shared::exit::Exit;
-use worker::command::{self, BackfillArguments, SyncArguments, VerifyArguments};
-use worker::config::{CommandConfig, Config, DatabaseConfig, DeadLetterConfig};
+use worker::command::{
+    self, BackfillArguments, ExplainArguments, StatusArguments, SyncArguments, VerifyArguments,
+};
+use worker::config::{CommandConfig, Config, DatabaseConfig, DeadLetterConfig, RecordsConfig};
 
 /// A batch is thousands of small pieces that live as long as it does.
 #[global_allocator]
@@ -41,6 +43,12 @@ enum Command {
     /// Exit 0: the mirror agrees. 1: neither WorkOS nor the mirror has it, or it could not be written. 3: WorkOS
     /// or Postgres not available.
     Sync(SyncArguments),
+    /// Tell everything known of an object or an event: its events, attempts and changes, and what to do next.
+    ///
+    /// Exit 1: nothing is known of it.
+    Explain(ExplainArguments),
+    /// Tell how things are: what waits, dead letters, the Events API, counts, the last backfill and verify.
+    Status(StatusArguments),
     /// Dead letters: events that could not be carried out and wait for a person.
     #[command(subcommand)]
     Dlq(Box<command::Dlq>),
@@ -69,6 +77,14 @@ async fn main() -> ExitCode {
         },
         Command::Sync(arguments) => match CommandConfig::from_settings(Settings::from_env()) {
             Ok(config) => command::sync_one(config, arguments).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Explain(arguments) => match RecordsConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::explain(config, arguments).await,
+            Err(problems) => return usage(&problems),
+        },
+        Command::Status(arguments) => match DeadLetterConfig::from_settings(Settings::from_env()) {
+            Ok(config) => command::status(config, arguments).await,
             Err(problems) => return usage(&problems),
         },
         Command::Dlq(dlq) => match DeadLetterConfig::from_settings(Settings::from_env()) {

@@ -23,6 +23,7 @@ mod order;
 mod outage;
 mod privacy;
 mod programs;
+mod records;
 mod services;
 mod sync_one;
 mod tail;

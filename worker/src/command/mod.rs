@@ -2,9 +2,11 @@
 
 mod backfill;
 mod dlq;
+mod explain;
 mod healthcheck;
 mod migrate;
 mod run;
+mod status;
 mod sync_one;
 mod verify;
 
@@ -12,9 +14,11 @@ use std::time::Duration;
 
 pub use backfill::{BackfillArguments, backfill};
 pub use dlq::{Dlq, dlq};
+pub use explain::{ExplainArguments, explain};
 pub use healthcheck::healthcheck;
 pub use migrate::migrate;
 pub use run::run;
+pub use status::{StatusArguments, status};
 pub use sync_one::{SyncArguments, sync_one};
 pub use verify::{Format, VerifyArguments, verify};
 

@@ -1,0 +1,298 @@
+//! `worker explain <id>`: everything known of an object or an event, in the order in which it happened.
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use shared::exit::Exit;
+use shared::telemetry;
+use sqlx::PgPool;
+
+use crate::config::RecordsConfig;
+use crate::database;
+
+/// What to explain.
+#[derive(Args)]
+pub struct ExplainArguments {
+    /// Id of an object, e.g. `user_01J8...`, or of an event, e.g. `event_01J8...`.
+    id: String,
+}
+
+/// Events and changes that are shown, the newest ones; older ones are counted.
+const SHOWN: i64 = 100;
+
+/// Prints what the guard, the ledger, the audit log and the record of replays know.
+pub async fn explain(config: RecordsConfig, arguments: ExplainArguments) -> anyhow::Result<Exit> {
+    telemetry::init(&config.database.telemetry);
+    let pool = database::pool(&config.database.url, 1)?;
+    if !database::answers(&pool).await {
+        eprintln!("Postgres does not answer at DATABASE_URL; start it or correct the address");
+        return Ok(Exit::Unavailable);
+    }
+    let (env, id) = (&config.env, &arguments.id);
+    let objects = objects(&pool, env, id).await.context("failed to read the guard")?;
+    let events = events(&pool, env, id).await.context("failed to read the ledger")?;
+    let changes = changes(&pool, env, id).await.context("failed to read the audit log")?;
+    let actions = actions(&pool, env, id).await.context("failed to read replays and discards")?;
+    if objects.is_empty() && events.is_empty() && changes.is_empty() {
+        eprintln!(
+            "nothing is known of {id} in the environment {env}; if WorkOS has it, `worker sync <kind> {id}` brings it"
+        );
+        return Ok(Exit::No);
+    }
+    for object in &objects {
+        println!("{}", object.told());
+    }
+    let mut lines: Vec<(DateTime<Utc>, String)> = Vec::new();
+    for event in &events {
+        event.tell(&mut lines);
+    }
+    lines.extend(changes.iter().map(|change| (change.at, change.told())));
+    lines.extend(actions.iter().map(|action| (action.at, action.told())));
+    lines.sort();
+    for (at, line) in &lines {
+        println!("{}  {line}", at.format("%Y-%m-%d %H:%M:%S%.3f"));
+    }
+    println!("\n{}", next_step(&objects, &events));
+    Ok(Exit::Success)
+}
+
+/// What a person could do now.
+fn next_step(objects: &[Object], events: &[Event]) -> String {
+    if let Some(dead) = events.iter().find(|event| event.outcome.as_deref() == Some("dead")) {
+        return format!(
+            "next: the event {} is dead; `worker dlq replay --id {}` asks again",
+            dead.id, dead.id
+        );
+    }
+    if let Some(open) = events.iter().find(|event| event.outcome.is_none()) {
+        return format!(
+            "next: the event {} is being retried ({}); nothing needs to be done unless it stays so",
+            open.id,
+            open.reason.as_deref().unwrap_or("no reason yet")
+        );
+    }
+    match objects.first() {
+        Some(object) => {
+            format!("next: nothing is open; `worker sync {} {}` asks WorkOS again", object.kind, object.id)
+        }
+        None => "next: nothing is open".to_owned(),
+    }
+}
+
+struct Object {
+    kind: String,
+    id: String,
+    fence: i64,
+    asked_at: Option<DateTime<Utc>>,
+    updated_at: Option<DateTime<Utc>>,
+    missing_since: Option<DateTime<Utc>>,
+    deleted_at: Option<DateTime<Utc>>,
+    deleted_by: Option<String>,
+    has_row: bool,
+    outcome: Option<String>,
+}
+
+impl Object {
+    fn told(&self) -> String {
+        let state = match (&self.deleted_at, self.deleted_by.as_deref()) {
+            (Some(at), Some("event")) => format!("gone since {at}: an event declared it deleted"),
+            (Some(at), Some("cascade")) => format!("gone since {at}: what it hangs on is gone"),
+            (Some(at), _) => format!("gone since {at}: WorkOS answered 404, and again later"),
+            (None, _) if self.missing_since.is_some() => {
+                "WorkOS answered 404 once; it is asked again".to_owned()
+            }
+            (None, _) if self.has_row => "in the mirror".to_owned(),
+            (None, _) => "never seen in WorkOS".to_owned(),
+        };
+        let time = |at: Option<DateTime<Utc>>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+        format!(
+            "{}/{}: {state}; last answer taken {} (fence {}, {}), its updated_at {}",
+            self.kind,
+            self.id,
+            time(self.asked_at),
+            self.fence,
+            self.outcome.as_deref().unwrap_or("no outcome"),
+            time(self.updated_at),
+        )
+    }
+}
+
+async fn objects(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Object>> {
+    sqlx::query_as!(
+        Object,
+        r#"
+        SELECT kind, id, fence, asked_at, updated_at, missing_since, deleted_at, deleted_by, has_row, outcome
+        FROM workos_sync.objects
+        WHERE env = $1
+          AND (
+                id = $2
+                OR (kind, id) = (SELECT kind, object_id FROM workos_sync.events WHERE env = $1 AND id = $2)
+              )
+        ORDER BY kind
+        "#,
+        env,
+        id
+    )
+    .fetch_all(pool)
+    .await
+}
+
+struct Event {
+    id: String,
+    kind: String,
+    first_channel: String,
+    created_at: Option<DateTime<Utc>>,
+    received_at: DateTime<Utc>,
+    webhook_at: Option<DateTime<Utc>>,
+    tail_at: Option<DateTime<Utc>>,
+    attempts: i32,
+    outcome: Option<String>,
+    reason: Option<String>,
+    fence: Option<i64>,
+    settled_at: Option<DateTime<Utc>>,
+}
+
+impl Event {
+    fn tell(&self, lines: &mut Vec<(DateTime<Utc>, String)>) {
+        let name = format!("event {} {}", self.id, self.kind);
+        if let Some(at) = self.created_at {
+            lines.push((at, format!("{name}: made by WorkOS")));
+        }
+        lines.push((self.received_at, format!("{name}: first came by {}", self.first_channel)));
+        for (channel, at) in [("webhook", self.webhook_at), ("tail", self.tail_at)] {
+            if let Some(at) = at
+                && channel != self.first_channel
+            {
+                lines.push((at, format!("{name}: came by {channel} too")));
+            }
+        }
+        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        match (self.settled_at, &self.outcome) {
+            (Some(at), Some(outcome)) => {
+                let fence = self.fence.map(|fence| format!(", fence {fence}")).unwrap_or_default();
+                lines.push((
+                    at,
+                    format!("{name}: {outcome}{reason}, attempts used up {}{fence}", self.attempts),
+                ));
+            }
+            _ => lines.push((
+                self.received_at,
+                format!("{name}: still open{reason}, attempts used up {}", self.attempts),
+            )),
+        }
+    }
+}
+
+async fn events(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Event>> {
+    sqlx::query_as!(
+        Event,
+        r#"
+        SELECT id, type AS kind, first_channel, created_at, received_at, webhook_at, tail_at, attempts,
+               outcome, reason, fence, settled_at
+        FROM workos_sync.events
+        WHERE env = $1
+          AND (id = $2 OR object_id = $2)
+        ORDER BY received_at DESC
+        LIMIT $3
+        "#,
+        env,
+        id,
+        SHOWN
+    )
+    .fetch_all(pool)
+    .await
+}
+
+struct Change {
+    at: DateTime<Utc>,
+    kind: String,
+    object_id: String,
+    action: String,
+    columns: Vec<String>,
+    event_id: Option<String>,
+    channel: String,
+    cause: Option<String>,
+    fence: i64,
+}
+
+impl Change {
+    fn told(&self) -> String {
+        let columns =
+            if self.columns.is_empty() { String::new() } else { format!(": {}", self.columns.join(", ")) };
+        let because = match (&self.cause, &self.event_id) {
+            (Some(cause), _) => format!(" along with {cause}"),
+            (None, Some(event)) => format!(" by event {event}"),
+            (None, None) => String::new(),
+        };
+        format!(
+            "row {}/{} {}{because} ({}, fence {}){columns}",
+            self.kind, self.object_id, self.action, self.channel, self.fence
+        )
+    }
+}
+
+async fn changes(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Change>> {
+    sqlx::query_as!(
+        Change,
+        r#"
+        SELECT at, kind, object_id, action,
+               ARRAY(SELECT jsonb_object_keys(changes) ORDER BY 1) AS "columns!",
+               event_id, channel, cause, fence
+        FROM workos_sync.audit_log
+        WHERE env = $1
+          AND (object_id = $2 OR object_id = (SELECT object_id FROM workos_sync.events WHERE env = $1 AND id = $2))
+        ORDER BY id DESC
+        LIMIT $3
+        "#,
+        env,
+        id,
+        SHOWN
+    )
+    .fetch_all(pool)
+    .await
+}
+
+struct Action {
+    at: DateTime<Utc>,
+    event_id: String,
+    done: String,
+    reason: String,
+    actor: Option<String>,
+    why: Option<String>,
+}
+
+impl Action {
+    fn told(&self) -> String {
+        let why = self.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        format!(
+            "event {}: dead letter ({}) {} by {}{why}",
+            self.event_id,
+            self.reason,
+            self.done,
+            self.actor.as_deref().unwrap_or("nobody named")
+        )
+    }
+}
+
+async fn actions(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Action>> {
+    sqlx::query_as!(
+        Action,
+        r#"
+        SELECT action.at, action.event_id, action.action AS done, action.reason, run.actor, run.reason AS why
+        FROM workos_sync.dead_letter_actions AS action
+        JOIN workos_sync.runs AS run ON run.id = action.run_id
+        WHERE action.env = $1
+          AND (
+                action.event_id = $2
+                OR action.event_id IN (SELECT id FROM workos_sync.events WHERE env = $1 AND object_id = $2)
+              )
+        ORDER BY action.at DESC
+        LIMIT $3
+        "#,
+        env,
+        id,
+        SHOWN
+    )
+    .fetch_all(pool)
+    .await
+}
