@@ -339,19 +339,17 @@ impl Visitor for Writing<'_> {
         self.backfill.live(kind, after).await
     }
 
-    async fn moved(&self, position: &Position, ended: u64, objects: u64) -> Result<(), Interruption> {
-        self.books.state().checkpoint.walk = Some(Walking {
-            kind: self.walk.kind,
-            fence: self.fence,
-            complete: false,
-            position: position.clone(),
-        });
-        self.backfill.save(self.books).await?;
+    fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
             Listed::Under(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.backfill.progress.advance(steps, objects);
-        Ok(())
+    }
+
+    async fn moved(&self, position: Position) -> Result<(), Interruption> {
+        self.books.state().checkpoint.walk =
+            Some(Walking { kind: self.walk.kind, fence: self.fence, complete: false, position });
+        self.backfill.save(self.books).await
     }
 }

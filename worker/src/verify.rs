@@ -489,12 +489,16 @@ impl Visitor for Reading<'_> {
         self.comparison.seen.after(kind, after).await
     }
 
-    async fn moved(&self, _position: &Position, ended: u64, objects: u64) -> Result<(), Interruption> {
+    fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
             Listed::Under(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.comparison.verify.progress.advance(steps, objects);
+    }
+
+    async fn moved(&self, _position: Position) -> Result<(), Interruption> {
+        // It is begun anew when it was interrupted.
         Ok(())
     }
 }

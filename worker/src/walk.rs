@@ -1,6 +1,7 @@
 //! Walking every list of a kind, page by page: one list, or one for each object of another kind, a few at a time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
 use futures_util::future::join;
@@ -40,13 +41,11 @@ pub trait Visitor: Sync {
         after: &str,
     ) -> impl Future<Output = Result<Vec<String>, Interruption>> + Send;
 
-    /// The walk got further: by so many lists that ended, and so many objects.
-    fn moved(
-        &self,
-        position: &Position,
-        ended: u64,
-        objects: u64,
-    ) -> impl Future<Output = Result<(), Interruption>> + Send;
+    /// So many lists ended and so many objects were taken, since it was last said.
+    fn came(&self, ended: u64, objects: u64);
+
+    /// The walk got further, to here: never to a place before one that was told earlier.
+    fn moved(&self, position: Position) -> impl Future<Output = Result<(), Interruption>> + Send;
 }
 
 /// A kind that is read from lists, and the kinds that these lists bring.
@@ -118,79 +117,120 @@ struct Asked {
     page: Option<Page>,
 }
 
-/// One page further.
-struct Step {
-    objects: u64,
-    unreadable: u64,
-    ended: bool,
+/// What is done at the same time as others.
+enum Job {
+    /// Find out which lists come after these.
+    Look(Option<String>),
+    /// Take a page of a list.
+    Read(List),
+}
+
+/// What a job came to.
+enum Turn {
+    /// These lists come next.
+    Found(Vec<String>),
+    /// The list has more pages.
+    GoesOn(List),
+    /// The list has come to its end.
+    Ended,
+}
+
+/// How far a walk is, shared by all its lists. Nothing of it is awaited beside them: a list that is not polled may
+/// hold what is waited for.
+struct Way {
+    position: Mutex<(u64, Position)>,
+    /// The last version of the position that was told.
+    told: tokio::sync::Mutex<u64>,
+}
+
+impl Way {
+    fn lock(&self) -> MutexGuard<'_, (u64, Position)> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves on; returns the version that this made.
+    fn change(&self, change: impl FnOnce(&mut Position)) -> u64 {
+        let (version, position) = &mut *self.lock();
+        change(position);
+        *version += 1;
+        *version
+    }
+
+    /// Tells where the walk is, unless somebody told that version while we waited to.
+    async fn tell(&self, version: u64, visitor: &impl Visitor) -> Result<(), Interruption> {
+        let mut told = self.told.lock().await;
+        if *told >= version {
+            return Ok(());
+        }
+        let (version, position) = self.lock().clone();
+        visitor.moved(position).await?;
+        *told = version;
+        Ok(())
+    }
 }
 
 impl<V: Visitor> Walker<'_, V> {
     /// Reads every list from `position` on. `Err` when it did not come to the end; what was taken by then, the
     /// visitor knows.
-    pub async fn walk(&self, mut position: Position) -> Result<Position, Interruption> {
+    pub async fn walk(&self, position: Position) -> Result<Position, Interruption> {
         let mut waiting: VecDeque<List> =
             position.open.iter().map(|(of, cursor)| self.list(of.clone(), cursor.clone())).collect();
+        let mut begun = position.begun.clone();
+        let way = Way { position: Mutex::new((0, position)), told: tokio::sync::Mutex::new(0) };
         let mut next: VecDeque<String> = VecDeque::new();
-        let mut none_left = false;
-        let mut steps = FuturesUnordered::new();
+        let (mut looking, mut none_left) = (false, false);
+        let mut turns = FuturesUnordered::new();
         let mut over: Option<Interruption> = None;
         let mut unreadable: Option<Interruption> = None;
         loop {
-            while over.is_none() && steps.len() < self.parallel {
-                if self.patience.stop.is_cancelled() {
-                    over = Some(Interruption::Stopped);
-                    break;
-                }
-                if waiting.is_empty() && next.is_empty() && !none_left {
-                    match self.next_lists(position.begun.as_deref()).await {
-                        Ok(found) => {
-                            none_left = found.is_empty();
-                            next.extend(found);
-                        }
-                        Err(interruption) => over = Some(interruption),
-                    }
-                }
-                let list = match waiting.pop_front() {
-                    Some(list) => list,
-                    None => match next.pop_front() {
-                        Some(of) => {
-                            position.begun = Some(of.clone());
-                            position.open.insert(of.clone(), None);
-                            self.list(of, None)
-                        }
-                        None => break,
-                    },
-                };
-                steps.push(self.step(list));
+            if self.patience.stop.is_cancelled() {
+                over.get_or_insert(Interruption::Stopped);
             }
-            let Some((list, step)) = steps.next().await else { break };
-            let moved = match step {
-                Ok(step) => {
-                    position.unreadable += step.unreadable;
-                    if step.ended {
-                        position.open.remove(&list.of);
-                    } else {
-                        position.open.insert(list.of.clone(), list.taken.clone());
-                        waiting.push_front(list);
-                    }
-                    self.visitor.moved(&position, u64::from(step.ended), step.objects).await
+            while over.is_none() && turns.len() < self.parallel {
+                let job = if let Some(list) = waiting.pop_front() {
+                    Job::Read(list)
+                } else if let Some(of) = next.pop_front() {
+                    way.change(|position| {
+                        position.begun = Some(of.clone());
+                        position.open.insert(of.clone(), None);
+                    });
+                    Job::Read(self.list(of, None))
+                } else if looking || none_left {
+                    break;
+                } else {
+                    looking = true;
+                    Job::Look(begun.clone())
+                };
+                turns.push(self.turn(job, &way));
+            }
+            let Some(turn) = turns.next().await else { break };
+            match turn {
+                Ok(Turn::Found(found)) => {
+                    (looking, none_left) = (false, found.is_empty());
+                    begun = found.last().cloned().or(begun);
+                    next.extend(found);
                 }
+                Ok(Turn::GoesOn(list)) => waiting.push_front(list),
+                Ok(Turn::Ended) => {}
                 // The others may be well; this one stays open.
                 Err(interruption @ Interruption::Unreadable(..)) => {
                     tracing::warn!("{interruption}");
                     unreadable.get_or_insert(interruption);
-                    Ok(())
                 }
-                Err(interruption) => Err(interruption),
-            };
-            if let Err(interruption) = moved {
-                over.get_or_insert(interruption);
+                Err(interruption) => over = over.or(Some(interruption)),
             }
         }
+        drop(turns);
         match over.or(unreadable) {
             Some(interruption) => Err(interruption),
-            None => Ok(position),
+            None => Ok(std::mem::take(&mut way.lock().1)),
+        }
+    }
+
+    async fn turn(&self, job: Job, way: &Way) -> Result<Turn, Interruption> {
+        match job {
+            Job::Look(begun) => self.next_lists(begun.as_deref()).await.map(Turn::Found),
+            Job::Read(list) => self.step(list, way).await,
         }
     }
 
@@ -215,35 +255,31 @@ impl<V: Visitor> Walker<'_, V> {
     }
 
     /// Takes the next page of a list, and asks for the one after it meanwhile.
-    async fn step(&self, mut list: List) -> (List, Result<Step, Interruption>) {
+    async fn step(&self, mut list: List, way: &Way) -> Result<Turn, Interruption> {
         let asked = match list.ahead.take() {
             Some(asked) => asked,
             None => self.ask(&list, list.taken.as_deref()).await,
         };
-        let asked = match asked {
+        let Asked { fence, page } = match asked {
             Err(Interruption::Unreadable(..)) if list.resumed => {
                 tracing::info!(
                     of = list.of,
                     "WorkOS does not know the cursor any more, reading the list from its start"
                 );
-                (list.resumed, list.taken) = (false, None);
-                self.ask(&list, None).await
+                self.ask(&list, None).await?
             }
-            asked => asked,
+            asked => asked?,
         };
         list.resumed = false;
-        let Asked { fence, page } = match asked {
-            Ok(asked) => asked,
-            Err(interruption) => return (list, Err(interruption)),
-        };
-        let Some(Page { told, unreadable, after }) = page else {
-            if list.of.is_empty() {
-                let interruption = Interruption::Unreadable(self.name(&list), "404".to_owned());
-                return (list, Err(interruption));
+        let page = match page {
+            Some(page) => page,
+            None if list.of.is_empty() => {
+                return Err(Interruption::Unreadable(self.name(&list), "404".to_owned()));
             }
             // What the list belongs to is gone, and so is the list.
-            return (list, Ok(Step { objects: 0, unreadable: 0, ended: true }));
+            None => Page { told: Vec::new(), unreadable: 0, after: None },
         };
+        let Page { told, unreadable, after } = page;
         let objects = told.len() as u64;
         let (taken, ahead) = join(self.visitor.page(fence, told), async {
             match &after {
@@ -252,12 +288,20 @@ impl<V: Visitor> Walker<'_, V> {
             }
         })
         .await;
-        if let Err(interruption) = taken {
-            return (list, Err(interruption));
-        }
-        let ended = after.is_none();
+        taken?;
         (list.taken, list.ahead) = (after, ahead);
-        (list, Ok(Step { objects, unreadable, ended }))
+        let ended = list.taken.is_none();
+        let version = way.change(|position| {
+            position.unreadable += unreadable;
+            if ended {
+                position.open.remove(&list.of);
+            } else {
+                position.open.insert(list.of.clone(), list.taken.clone());
+            }
+        });
+        self.visitor.came(u64::from(ended), objects);
+        way.tell(version, self.visitor).await?;
+        Ok(if ended { Turn::Ended } else { Turn::GoesOn(list) })
     }
 
     async fn ask(&self, list: &List, after: Option<&str>) -> Result<Asked, Interruption> {

@@ -162,8 +162,8 @@ async fn within_limits(world: &mut World, report: &mut Report) -> anyhow::Result
     let (asked, fewest) = (pages(&world.sim), fewest_requests(&world.sim));
     let requests = world.sim.requests();
     report.add(
-        Figure::new("pages asked for ÷ fewest possible", float(asked) / float(fewest), "")
-            .judged(Judge::AtMost(1.05, 1.01))
+        Figure::new("pages beyond the fewest possible", 100.0 * (float(asked) / float(fewest) - 1.0), "%")
+            .judged(Judge::AtMost(5.0, 2.0))
             .note(format!(
                 "{asked} pages, {fewest} would do; {} GETs for webhooks, {} answers of 429",
                 requests.all_gets(),

@@ -12,7 +12,7 @@ use crate::ledger::audits;
 
 const COMPANY: Company = Company {
     users: 250,
-    organizations: 12,
+    organizations: 60,
     domains_per_organization: 2,
     memberships_per_user: 1,
     announce: false,
@@ -55,7 +55,7 @@ async fn a_first_backfill_asks_for_every_page_once_and_for_nothing_else() {
         .fetch_one(world.pool())
         .await
         .expect("a count");
-    assert_eq!(changes, 250 + 12 + 24 + 250, "twice is the same as once");
+    assert_eq!(changes, 250 + 60 + 120 + 250, "twice is the same as once");
 }
 
 #[tokio::test]
