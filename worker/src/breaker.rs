@@ -21,6 +21,8 @@ const LEAST: usize = 20;
 const MOST: usize = 10_000;
 /// Deliveries that are tried at a time while it is open.
 pub const TRIAL: usize = 10;
+/// How long a trial waits to have as many: one event shows little.
+pub const TRIAL_WAIT: Duration = Duration::from_millis(500);
 
 /// Shared by everything that works on events in this process.
 #[derive(Clone, Debug)]

@@ -406,7 +406,7 @@ impl Consumer {
             let full = self.lanes.parked() >= PARKED_BATCHES * self.batch_max;
             tokio::select! {
                 () = freed => {}
-                collected = self.collect(&mut subscription.messages, subscription.batch_max, &mut pulled), if !full => {
+                collected = self.collect(&mut subscription.messages, subscription.passage, subscription.batch_max, &mut pulled), if !full => {
                     let ready = self.lanes.sort(std::mem::take(&mut pulled));
                     if let Err(error) = collected {
                         self.lanes.park(ready);
@@ -447,18 +447,25 @@ impl Consumer {
     }
 
     /// A first delivery, and what comes with it: up to a full batch while more is pending; when nothing
-    /// is, it leaves at once, unless others are in flight: then it waits a little for company.
+    /// is, it leaves at once, unless others are in flight, or it is a trial: then it waits a little for company.
     async fn collect(
         &self,
         messages: &mut pull::Stream,
+        passage: Passage,
         most: usize,
         pulled: &mut Vec<Delivery>,
     ) -> anyhow::Result<()> {
+        let wait = match passage {
+            Passage::Free => self.batch_wait,
+            Passage::Trial => breaker::TRIAL_WAIT,
+        };
         let mut deadline = None;
         while pulled.len() < most {
             let next = if let Some(last) = pulled.last() {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.batch_wait);
-                let alone = last.pending() <= 0 && self.in_flight - self.slots.available_permits() <= BUSY;
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
+                let alone = passage == Passage::Free
+                    && last.pending() <= 0
+                    && self.in_flight - self.slots.available_permits() <= BUSY;
                 if alone {
                     messages.next().now_or_never()
                 } else {
