@@ -1,7 +1,7 @@
 //! Dead letters: events set aside for a person, in the stream `WORKOS_DLQ`.
 //!
-//! In the order they travel: [`bury`] publishes one before its event is given up, [`exhausted`] buries what the
-//! broker will not deliver again, [`list`] reads them, [`act`] replays or discards them.
+//! In the order they travel: `bury` publishes one before its event is given up, `exhausted` buries what the
+//! broker will not deliver again, `list` reads them, `act` replays or discards them.
 
 pub mod act;
 mod bury;
