@@ -41,8 +41,8 @@ const PREFIX: &str = "/sync/";
 /// The longest wait; who wants to wait longer waits this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// How long the broker may take to store the request of somebody who does not wait.
-const ACK_BOUND: Duration = Duration::from_millis(250);
+/// How long the broker may take to store the request of somebody who does not wait: they have their answer within 100 ms.
+const ACK_BOUND: Duration = Duration::from_millis(75);
 
 /// How much longer than the wait it may take, so that a very short wait is not a refusal.
 const ACK_GRACE: Duration = Duration::from_millis(50);

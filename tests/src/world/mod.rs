@@ -158,9 +158,15 @@ impl World {
 
     /// Starts one more worker and waits until it is ready. Returns its index.
     pub async fn start_worker(&mut self) -> usize {
+        let index = self.start_unready_worker();
+        work(self.workers[index].ready().await);
+        index
+    }
+
+    /// Starts one more worker, in a world in which it cannot be ready. Returns its index.
+    pub fn start_unready_worker(&mut self) -> usize {
         let index = self.workers.len();
-        let mut worker = work(self.launch_worker(index));
-        work(worker.ready().await);
+        let worker = work(self.launch_worker(index));
         self.workers.push(worker);
         index
     }

@@ -299,7 +299,7 @@ async fn a_cursor_that_workos_forgot_is_given_up_aloud_and_a_verify_is_requested
     world.sim().user("ada@example.com");
     // Whatever fails is not the cursor's fault as long as nothing else works either.
     world.sim().outage(Some(Failure::Status(400)));
-    let worker = world.start_worker().await;
+    let worker = world.start_unready_worker();
     world
         .eventually("the tail to fail", async || (world.sim().requests().with_status(400) >= 4).then_some(()))
         .await;
