@@ -300,7 +300,8 @@ mod tests {
         let change = |column, old, new| Change { column, old, new };
         let all =
             [change("email", json!(null), json!("a@example.com")), change("status", json!("a"), json!("b"))];
-        let shown = |keep_personal| changes(&all, &["email"], keep_personal).map(|json| json.get().to_owned());
+        let shown =
+            |keep_personal| changes(&all, &["email"], keep_personal).map(|json| json.get().to_owned());
         let redacted = r#"{"email":{"old":null,"new":"redacted"},"status":{"old":"a","new":"b"}}"#;
         assert_eq!(shown(false).as_deref(), Some(redacted));
         assert_eq!(shown(true), Some(redacted.replace("redacted", "a@example.com")));

@@ -227,8 +227,12 @@ async fn down(world: &mut World, report: &mut Report) -> anyhow::Result<()> {
     for down in down::Down::ALL {
         let longest = down::measure(world, down).await?;
         report.add(
-            Figure::new(format!("sync request, longest answer beyond its wait, {}", down.name()), longest, "ms")
-                .judged(Judge::AtMost(100.0, 100.0)),
+            Figure::new(
+                format!("sync request, longest answer beyond its wait, {}", down.name()),
+                longest,
+                "ms",
+            )
+            .judged(Judge::AtMost(100.0, 100.0)),
         );
     }
     Ok(())
