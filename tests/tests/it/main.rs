@@ -14,6 +14,7 @@ mod crash;
 mod dead_letters;
 mod emulator;
 mod failures;
+mod groups;
 mod harness;
 mod hostile_http;
 mod immediate;
