@@ -9,6 +9,7 @@
 mod authkit_docs;
 mod backfill;
 mod breaker;
+mod budget;
 mod convergence;
 mod crash;
 mod dead_letters;
