@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::catalogue::{self, Entry};
+use crate::catalogue::{self, Entry, Path};
 use crate::event::{Channel, Event};
 use crate::timestamp;
 
@@ -38,8 +38,8 @@ pub fn read(body: &[u8], channel: Channel, received_at: DateTime<Utc>) -> Result
     Ok(Event {
         id,
         event_type,
-        kind: entry.map(|entry| entry.kind.name().to_owned()),
-        operation: entry.map(|entry| entry.operation),
+        kind: entry.and_then(|entry| entry.kind).map(|kind| kind.name().to_owned()),
+        operation: entry.and_then(|entry| entry.operation),
         object_id: subject.id,
         organization_id: subject.organization_id,
         created_at: time(created_at),
@@ -61,9 +61,23 @@ struct Subject {
 
 impl Subject {
     fn find(entry: &Entry, data: Option<&RawValue>) -> Self {
-        let Some((id, holder)) = entry.id.split_last() else { return Self::default() };
+        let Some((last, before)) = entry.id.split_last() else { return Self::default() };
+        let mut subject = Self::beside(last, entry.organization, data);
+        for path in before.iter().rev() {
+            let part = path.split_last().and_then(|(part, holder)| {
+                let [part] = members_of(descend(data, holder), [part]);
+                name(part)
+            });
+            subject.id = part.zip(subject.id).map(|(part, rest)| format!("{part}/{rest}"));
+        }
+        subject
+    }
+
+    /// What stands beside the (last part of the) id, and its organization.
+    fn beside(id: Path, organization: Path, data: Option<&RawValue>) -> Self {
+        let Some((id, holder)) = id.split_last() else { return Self::default() };
         let object = descend(data, holder);
-        let organization = match entry.organization.split_last() {
+        let organization = match organization.split_last() {
             Some((organization, same)) if same == holder => {
                 let [id, updated_at, organization] = members_of(object, [id, "updated_at", organization]);
                 return Self {
@@ -390,7 +404,9 @@ mod tests {
         if !entry.organization.is_empty() {
             put(entry.organization, organization);
         }
-        put(entry.id, id);
+        for (path, part) in entry.id.iter().zip(id.split('/')) {
+            put(path, part);
+        }
         data
     }
 
@@ -426,20 +442,19 @@ mod tests {
         ) {
             let entry = &catalogue::ENTRIES[position];
             let organization = format!("org_of_{id}");
+            let parts = entry.id.iter().map(|path| if *path == entry.organization { &organization } else { &id });
+            let object_id = parts.map(String::as_str).collect::<Vec<_>>().join("/");
+            let object_id = Some(object_id.as_str()).filter(|id| !id.is_empty());
             let body = json!({
                 "object": object, "id": format!("event_{id}"), "event": entry.event_type,
-                "data": payload(entry, &id, &organization, &extra),
+                "data": payload(entry, object_id.unwrap_or_default(), &organization, &extra),
                 "created_at": created_at, "context": context, "extra": extra,
             });
             let event = event(&body.to_string()).expect("an event");
             prop_assert_eq!(&event.id, &format!("event_{id}"));
-            prop_assert_eq!(event.object_id.as_deref(), Some(id.as_str()));
-            prop_assert_eq!(event.kind.as_deref(), Some(entry.kind.name()));
-            let expected = match entry.organization {
-                [] => None,
-                path if path == entry.id => Some(id.as_str()),
-                _ => Some(organization.as_str()),
-            };
+            prop_assert_eq!(event.object_id.as_deref(), object_id);
+            prop_assert_eq!(event.kind.as_deref(), entry.kind.map(crate::id::Kind::name));
+            let expected = (!entry.organization.is_empty()).then_some(organization.as_str());
             prop_assert_eq!(event.organization_id.as_deref(), expected);
             let published = serde_json::to_string(&event).expect("a message");
             prop_assert!(!published.contains(MARKER), "{}", published);

@@ -45,9 +45,7 @@ impl fmt::Display for Kind {
 
 /// A name that is not a kind.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "`{0}` is not a kind of object; known are organization, user, organization_domain, organization_membership"
-)]
+#[error("`{0}` is not a kind of object; known are {known}", known = Kind::ALL.map(Kind::name).join(", "))]
 pub struct UnknownKind(String);
 
 impl FromStr for Kind {

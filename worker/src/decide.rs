@@ -140,8 +140,8 @@ mod tests {
         Event {
             id: "event_1".to_owned(),
             event_type: event_type.to_owned(),
-            kind: entry.map(|entry| entry.kind.name().to_owned()),
-            operation: entry.map(|entry| entry.operation),
+            kind: entry.and_then(|entry| entry.kind).map(|kind| kind.name().to_owned()),
+            operation: entry.and_then(|entry| entry.operation),
             object_id: entry.map(|_| "user_1".to_owned()),
             organization_id: None,
             created_at: None,

@@ -247,6 +247,9 @@ pub async fn batch(
             }
             Settlement::Done(outcome) => {
                 means.metrics.event(*outcome, event.channel, event.created_at, now);
+                if *outcome == Outcome::Ignored {
+                    means.metrics.ignored(&event.event_type);
+                }
                 if event.channel == Channel::Webhook {
                     means.metrics.tail().webhook(event.created_at, event.received_at);
                 }

@@ -222,7 +222,7 @@ pub(super) async fn open(connection: &mut PgConnection, env: &str, most: i64) ->
         .into_iter()
         .map(|row| Open {
             event: Event {
-                operation: catalogue::find(&row.event_type).map(|entry| entry.operation),
+                operation: catalogue::find(&row.event_type).and_then(|entry| entry.operation),
                 id: row.id,
                 event_type: row.event_type,
                 kind: row.kind,
