@@ -18,12 +18,34 @@ pub enum Kind {
     OrganizationDomain,
     /// `organization_membership`, ids `om_...`.
     OrganizationMembership,
+    /// `connection`, ids `conn_...`.
+    Connection,
+    /// `invitation`, ids `invitation_...`.
+    Invitation,
+    /// `role` of the environment, known by its slug.
+    Role,
+    /// `role` of an organization, known by the organization's id, `/` and the slug.
+    OrganizationRole,
+    /// `permission`, known by its slug.
+    Permission,
+    /// `feature_flag`, known by its slug.
+    FeatureFlag,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 4] =
-        [Self::Organization, Self::User, Self::OrganizationDomain, Self::OrganizationMembership];
+    pub const ALL: [Self; 10] = [
+        Self::Organization,
+        Self::User,
+        Self::OrganizationDomain,
+        Self::OrganizationMembership,
+        Self::Connection,
+        Self::Invitation,
+        Self::Role,
+        Self::OrganizationRole,
+        Self::Permission,
+        Self::FeatureFlag,
+    ];
 
     /// The name used in messages, tables, metrics and commands.
     #[must_use]
@@ -33,6 +55,12 @@ impl Kind {
             Self::User => "user",
             Self::OrganizationDomain => "organization_domain",
             Self::OrganizationMembership => "organization_membership",
+            Self::Connection => "connection",
+            Self::Invitation => "invitation",
+            Self::Role => "role",
+            Self::OrganizationRole => "organization_role",
+            Self::Permission => "permission",
+            Self::FeatureFlag => "feature_flag",
         }
     }
 }

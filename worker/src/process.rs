@@ -1,6 +1,6 @@
 //! One batch, start to finish: look up, coalesce, sync, settle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish};
 use crate::workos::Lane;
-use crate::{crash, ledger};
+use crate::{crash, ledger, object};
 
 /// After how long a delivery that was handed back comes again.
 const HAND_BACK: Duration = Duration::from_millis(50);
@@ -388,12 +388,23 @@ async fn carry_out<C: Future<Output = Option<i64>>>(
     let Begun { life, last, confirm } = begun;
     let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
     let all: Vec<usize> = (0..batch.len()).collect();
-    let suspects = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    let Left { after, mut suspects } = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    if !after.is_empty() {
+        suspects.extend(round.go(batch, &after, None::<C>, Company::Others, endings).await?.suspects);
+    }
     for suspect in suspects {
         let _alone = means.alone.lock().await;
         round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
     }
     Ok(())
+}
+
+/// What a round leaves to later ones.
+struct Left {
+    /// Events about a key whose last object was deleted in this round: what has it now must be asked for after that.
+    after: Vec<usize>,
+    /// Events that must be tried alone.
+    suspects: Vec<usize>,
 }
 
 /// With whom an event is tried.
@@ -436,7 +447,7 @@ impl Round<'_> {
         Ok((fence, found))
     }
 
-    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
+    /// Carries out the events at these places, but for those that it leaves to later rounds.
     async fn go<C: Future<Output = Option<i64>>>(
         &self,
         batch: &mut [Delivered],
@@ -444,7 +455,7 @@ impl Round<'_> {
         confirm: Option<C>,
         company: Company,
         endings: &mut BTreeMap<usize, Ending>,
-    ) -> Result<Vec<usize>, Trouble> {
+    ) -> Result<Left, Trouble> {
         let Self { means, covers, .. } = *self;
         let sync = &means.sync;
         let (fence, found) = self.look_up(batch, places).await?;
@@ -477,9 +488,16 @@ impl Round<'_> {
             _ => None,
         };
 
+        let lives_ended: HashSet<&ObjectRef> = places
+            .iter()
+            .zip(&found)
+            .filter(|(place, found)| matches!(stand(&batch[**place], found, last), Standing::Deletes))
+            .filter_map(|(place, _)| self.object(*place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect();
         let mut ended = BTreeMap::new();
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
-        let mut suspects = Vec::new();
+        let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
         let mut only_retries = true;
@@ -501,29 +519,37 @@ impl Round<'_> {
                 Standing::Deletes => true,
                 Standing::Asks => false,
             };
+            let Some(object) = self.object(place) else { continue };
+            if !deleted && lives_ended.contains(object) {
+                left.after.push(place);
+                continue;
+            }
             if delivered.begun + 1 >= least_crashes {
                 ended.insert(place, Ending::Fails(Failure::Crash));
                 continue;
             }
             if delivered.begun > 0 && company == Company::Others {
-                suspects.push(place);
+                left.suspects.push(place);
                 continue;
             }
             if delivered.delivery > 1 || delivered.begun > 0 {
                 traced.push(delivered);
             }
-            let Some(object) = self.object(place) else { continue };
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
             let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
                 object: object.clone(),
                 deleted: false,
+                ended: None,
                 said: None,
                 known: found.known,
                 events: Vec::new(),
                 told: None,
             });
             wish.said = wish.said.max(delivered.event.updated_at);
+            if deleted && object::reuses_keys(object.kind) {
+                wish.ended = wish.ended.max(Some(delivered.event.happened_at()));
+            }
             if deleted && !wish.deleted {
                 wish.deleted = true;
                 wish.events.insert(0, place);
@@ -542,7 +568,7 @@ impl Round<'_> {
             sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
         }
         endings.append(&mut ended);
-        Ok(suspects)
+        Ok(left)
     }
 }
 

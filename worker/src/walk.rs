@@ -306,10 +306,11 @@ impl<V: Visitor> Walker<'_, V> {
 
     async fn ask(&self, list: &List, after: Option<&str>) -> Result<Asked, Interruption> {
         let mut attempts = self.patience.attempts();
+        let of = Some(list.of.as_str()).filter(|of| !of.is_empty());
         loop {
             let fence = self.visitor.leaving().await?;
             let page = tokio::select! {
-                page = listing::page(self.workos, self.kind, &list.path, after, Lane::Backfill) => page,
+                page = listing::page(self.workos, self.kind, of, &list.path, after, Lane::Backfill) => page,
                 () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
             };
             let failure = match page {

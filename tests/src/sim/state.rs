@@ -76,22 +76,26 @@ impl State {
         self.store.view(NOW).fields(kind, id).is_some()
     }
 
-    /// Makes an object. An id among the given fields is kept.
+    /// Makes an object. An id among the given fields is kept. Returns what it is asked for by.
     pub(super) fn create(&mut self, kind: Kind, given: Fields, manner: Manner, now: DateTime<Utc>) -> String {
         let object = object::of(kind);
+        let now = self.store.moment(now);
         let id = match text(&given, "id") {
             Some(id) => id.to_owned(),
             None => self.ulids.next(object.prefix(), &mut self.rng, now),
         };
         let mut fields = object.defaults(&id, &given);
-        fields.insert("object".to_owned(), kind.name().into());
+        fields.insert("object".to_owned(), object.name().into());
         fields.insert("id".to_owned(), id.as_str().into());
         fields.insert("created_at".to_owned(), iso(now).into());
         fields.insert("updated_at".to_owned(), iso(now).into());
         fields.extend(given);
+        let event_type = object.create_event(&fields);
+        let id = object.key(&id, &fields);
         self.store.write(kind, &id, Some(fields), now);
-        if manner == Manner::Announced {
-            let event_type = format!("{kind}.created");
+        if manner == Manner::Announced
+            && let Some(event_type) = event_type
+        {
             let data = self.payload(&event_type, kind, &id);
             self.announce(&event_type, Some(ObjectRef::new(kind, &*id)), data, now);
         }
@@ -120,12 +124,20 @@ impl State {
         }
         let event_type = object::of(kind).update_event(&before, &after);
         self.store.write(kind, id, Some(after), now);
-        if manner != Manner::Announced {
+        let (Manner::Announced, Some(event_type)) = (manner, event_type) else {
             return Changed { found: true, event: None };
-        }
+        };
         let data = self.payload(&event_type, kind, id);
         let event = self.announce(&event_type, Some(ObjectRef::new(kind, id)), data, now);
         Changed { found: true, event: Some(event) }
+    }
+
+    /// Takes a field away from an object.
+    pub(super) fn take_away(&mut self, kind: Kind, id: &str, field: &str, now: DateTime<Utc>) -> bool {
+        let Some(mut fields) = self.store.view(NOW).fields(kind, id).cloned() else { return false };
+        fields.remove(field);
+        self.store.write(kind, id, Some(fields), now);
+        true
     }
 
     /// Deletes an object and what cannot be without it, dependants first.
@@ -133,13 +145,20 @@ impl State {
         if !self.is_alive(kind, id) {
             return Changed::default();
         }
+        // What is made lives for a moment, so that it can be told what came first.
+        let born = self.store.view(NOW).fields(kind, id).and_then(|fields| text(fields, "created_at"));
+        let now = born
+            .and_then(shared::timestamp::parse)
+            .map_or(now, |born| now.max(born + Duration::milliseconds(1)));
         let mut doomed = self.dependants(id);
         doomed.push((kind, id.to_owned()));
         let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
             .then(|| now + milliseconds(self.knobs.async_delete_ms));
         // What the events say is what was there before any of it went.
-        let payloads: Vec<Value> =
-            doomed.iter().map(|(kind, id)| self.payload(&format!("{kind}.deleted"), *kind, id)).collect();
+        let payloads: Vec<Value> = doomed
+            .iter()
+            .map(|(kind, id)| self.payload(&object::of(*kind).delete_event(), *kind, id))
+            .collect();
         for (kind, id) in &doomed {
             self.store.write(*kind, id, None, now);
             if let Some(until) = lingers_until {
@@ -149,9 +168,12 @@ impl State {
         let mut event = None;
         for ((doomed_kind, doomed_id), data) in doomed.into_iter().zip(payloads) {
             let itself = doomed_kind == kind && doomed_id == id;
-            if manner == Manner::Announced && (itself || self.knobs.cascade_events) {
+            let event_type = object::of(doomed_kind).delete_event();
+            // What WorkOS has no event for goes in silence.
+            let has_event = shared::catalogue::find(&event_type).is_some();
+            if manner == Manner::Announced && has_event && (itself || self.knobs.cascade_events) {
                 let about = Some(ObjectRef::new(doomed_kind, doomed_id));
-                event = Some(self.announce(&format!("{doomed_kind}.deleted"), about, data, now));
+                event = Some(self.announce(&event_type, about, data, now));
             }
         }
         Changed { found: true, event }
@@ -168,6 +190,21 @@ impl State {
             }
         }
         all
+    }
+
+    /// Announces something of an object that is there.
+    pub(super) fn tell(
+        &mut self,
+        event_type: &str,
+        kind: Kind,
+        id: &str,
+        now: DateTime<Utc>,
+    ) -> Option<String> {
+        if !self.is_alive(kind, id) {
+            return None;
+        }
+        let data = self.payload(event_type, kind, id);
+        Some(self.announce(event_type, Some(ObjectRef::new(kind, id)), data, now))
     }
 
     /// What an event of this type says of an object that is there.

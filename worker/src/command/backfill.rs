@@ -68,7 +68,7 @@ fn print(summary: &Summary) -> Exit {
     for (kind, counts) in &summary.counts {
         println!(
             "{:<32}{:>10}{:>10}{:>10}{:>10}{:>8}",
-            object::table(*kind),
+            super::rows_of(*kind),
             counts.listed,
             counts.written,
             counts.unchanged,

@@ -1,0 +1,1 @@
+//! Every event type of the catalogue, from WorkOS to its outcome.
