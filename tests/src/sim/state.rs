@@ -147,13 +147,13 @@ impl State {
         }
         // What is made lives for a moment, so that it can be told what came first.
         let born = self.store.view(NOW).fields(kind, id).and_then(|fields| text(fields, "created_at"));
+        let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
+            .then(|| now + milliseconds(self.knobs.async_delete_ms));
         let now = born
             .and_then(shared::timestamp::parse)
             .map_or(now, |born| now.max(born + Duration::milliseconds(1)));
         let mut doomed = self.dependants(id);
         doomed.push((kind, id.to_owned()));
-        let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
-            .then(|| now + milliseconds(self.knobs.async_delete_ms));
         // What the events say is what was there before any of it went.
         let payloads: Vec<Value> = doomed
             .iter()

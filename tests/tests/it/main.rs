@@ -25,6 +25,7 @@ mod outage;
 mod privacy;
 mod programs;
 mod records;
+mod reference;
 mod services;
 mod slugs;
 mod sync_one;

@@ -11,7 +11,6 @@ use crate::backfill::{self, Backfill, Summary};
 use crate::config::CommandConfig;
 use crate::listing::{Interruption, Patience};
 use crate::metrics::Metrics;
-use crate::object;
 use crate::progress::Progress;
 use crate::runs;
 use crate::sync::{Purpose, Sync};
