@@ -428,6 +428,14 @@ impl Round<'_> {
         self.objects.get(place)?.as_ref()
     }
 
+    /// The keys that may be used again, and whose last object these deletions end.
+    fn lives_ended(&self, deletions: impl Iterator<Item = usize>) -> HashSet<&ObjectRef> {
+        deletions
+            .filter_map(|place| self.object(place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect()
+    }
+
     /// Takes a fence and looks up what is known, also of earlier attempts.
     async fn look_up(&self, batch: &mut [Delivered], places: &[usize]) -> Result<(i64, Vec<Found>), Trouble> {
         let sync = &self.means.sync;
@@ -488,13 +496,11 @@ impl Round<'_> {
             _ => None,
         };
 
-        let lives_ended: HashSet<&ObjectRef> = places
+        let deletions = places
             .iter()
             .zip(&found)
-            .filter(|(place, found)| matches!(stand(&batch[**place], found, last), Standing::Deletes))
-            .filter_map(|(place, _)| self.object(*place))
-            .filter(|object| object::reuses_keys(object.kind))
-            .collect();
+            .filter(|(place, found)| matches!(stand(&batch[**place], found, last), Standing::Deletes));
+        let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
         let mut left = Left { after: Vec::new(), suspects: Vec::new() };
@@ -537,15 +543,8 @@ impl Round<'_> {
             }
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
-            let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
-                object: object.clone(),
-                deleted: false,
-                ended: None,
-                said: None,
-                known: found.known,
-                events: Vec::new(),
-                told: None,
-            });
+            let wish =
+                wishes.entry(object.clone()).or_insert_with(|| Wish::asking(object.clone(), found.known));
             wish.said = wish.said.max(delivered.event.updated_at);
             if deleted && object::reuses_keys(object.kind) {
                 wish.ended = wish.ended.max(Some(delivered.event.happened_at()));

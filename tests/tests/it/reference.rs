@@ -59,6 +59,9 @@ recorded, as `ignored`; so is a type that is not in this list. `Events API` says
     agrees("events.md", &text);
 }
 
+/// A row of [`COLUMNS`].
+type Column = (String, String, String, String, String, String, String);
+
 /// What a database says of itself: a table or view, its columns with their types, and the comments on them.
 const COLUMNS: &str = "
     SELECT schema.nspname::text, relation.relname::text, relation.relkind::text,
@@ -77,7 +80,6 @@ const COLUMNS: &str = "
 #[tokio::test]
 async fn the_document_of_the_schema_is_what_the_database_says_of_itself() {
     let world = World::builder().workers(0).ingests(0).start().await;
-    type Column = (String, String, String, String, String, String, String);
     let columns: Vec<Column> = sqlx::query_as(COLUMNS).fetch_all(world.pool()).await.expect("the catalogue");
     let mut text = String::from(
         "# Tables
