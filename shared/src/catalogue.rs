@@ -35,6 +35,8 @@ pub struct Entry {
     pub id: &'static [Path],
     /// Where the id of its organization stands, below `data`; empty when it has none.
     pub organization: Path,
+    /// Where the id of the directory stands that holds it, below `data`; empty when none does.
+    pub directory: Path,
     /// What it says happened; `None` when we do not mirror it.
     pub operation: Option<Operation>,
     /// Whether a webhook can be subscribed to it; otherwise only the Events API tells of it.
@@ -46,6 +48,7 @@ const ID: &[Path] = &[&["id"]];
 /// An organization is its own organization.
 const OWN_ID: Path = &["id"];
 const ORGANIZATION_ID: Path = &["organization_id"];
+const DIRECTORY_ID: Path = &["directory_id"];
 
 const WEBHOOK: bool = true;
 const EVENTS_API: bool = false;
@@ -58,17 +61,33 @@ const fn entry(
     organization: Path,
     operation: Operation,
 ) -> Entry {
-    Entry { event_type, kind: Some(kind), id, organization, operation: Some(operation), webhook: WEBHOOK }
+    Entry {
+        event_type,
+        kind: Some(kind),
+        id,
+        organization,
+        directory: NONE,
+        operation: Some(operation),
+        webhook: WEBHOOK,
+    }
 }
 
 /// A type that is known and not mirrored.
 const fn ignored(event_type: &'static str, webhook: bool) -> Entry {
-    Entry { event_type, kind: None, id: &[], organization: NONE, operation: None, webhook }
+    Entry { event_type, kind: None, id: &[], organization: NONE, directory: NONE, operation: None, webhook }
+}
+
+/// A type about what a directory holds.
+const fn dsync(event_type: &'static str, kind: Kind, operation: Operation) -> Entry {
+    Entry { directory: DIRECTORY_ID, ..entry(event_type, kind, ID, ORGANIZATION_ID, operation) }
 }
 
 /// The table.
 pub const ENTRIES: &[Entry] = {
-    use Kind::{Organization, OrganizationDomain, OrganizationMembership, User};
+    use Kind::{
+        Directory, DirectoryGroup, DirectoryUser, Organization, OrganizationDomain, OrganizationMembership,
+        User,
+    };
     use Operation::{Created, Deleted, Updated};
     &[
         entry("user.created", User, ID, NONE, Created),
@@ -114,15 +133,15 @@ pub const ENTRIES: &[Entry] = {
         ignored("flag.deleted", WEBHOOK),
         ignored("flag.rule_updated", WEBHOOK),
         // Directory Sync.
-        ignored("dsync.activated", WEBHOOK),
-        ignored("dsync.deactivated", EVENTS_API),
-        ignored("dsync.deleted", WEBHOOK),
-        ignored("dsync.user.created", WEBHOOK),
-        ignored("dsync.user.updated", WEBHOOK),
-        ignored("dsync.user.deleted", WEBHOOK),
-        ignored("dsync.group.created", WEBHOOK),
-        ignored("dsync.group.updated", WEBHOOK),
-        ignored("dsync.group.deleted", WEBHOOK),
+        entry("dsync.activated", Directory, ID, ORGANIZATION_ID, Updated),
+        Entry { webhook: EVENTS_API, ..entry("dsync.deactivated", Directory, ID, ORGANIZATION_ID, Updated) },
+        entry("dsync.deleted", Directory, ID, ORGANIZATION_ID, Deleted),
+        dsync("dsync.user.created", DirectoryUser, Created),
+        dsync("dsync.user.updated", DirectoryUser, Updated),
+        dsync("dsync.user.deleted", DirectoryUser, Deleted),
+        dsync("dsync.group.created", DirectoryGroup, Created),
+        dsync("dsync.group.updated", DirectoryGroup, Updated),
+        dsync("dsync.group.deleted", DirectoryGroup, Deleted),
         ignored("dsync.group.user_added", WEBHOOK),
         ignored("dsync.group.user_removed", WEBHOOK),
         // Groups of memberships, sessions, API keys.

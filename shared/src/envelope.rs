@@ -42,6 +42,7 @@ pub fn read(body: &[u8], channel: Channel, received_at: DateTime<Utc>) -> Result
         operation: entry.and_then(|entry| entry.operation),
         object_id: subject.id,
         organization_id: subject.organization_id,
+        directory_id: subject.directory_id,
         created_at: time(created_at),
         updated_at: subject.updated_at,
         actor: actor(context),
@@ -56,6 +57,7 @@ pub fn read(body: &[u8], channel: Channel, received_at: DateTime<Utc>) -> Result
 struct Subject {
     id: Option<String>,
     organization_id: Option<String>,
+    directory_id: Option<String>,
     updated_at: Option<DateTime<Utc>>,
 }
 
@@ -63,6 +65,10 @@ impl Subject {
     fn find(entry: &Entry, data: Option<&RawValue>) -> Self {
         let Some((last, before)) = entry.id.split_last() else { return Self::default() };
         let mut subject = Self::beside(last, entry.organization, data);
+        subject.directory_id = entry.directory.split_last().and_then(|(directory, holder)| {
+            let [directory] = members_of(descend(data, holder), [directory]);
+            name(directory)
+        });
         for path in before.iter().rev() {
             let part = path.split_last().and_then(|(part, holder)| {
                 let [part] = members_of(descend(data, holder), [part]);
@@ -83,6 +89,7 @@ impl Subject {
                 return Self {
                     id: name(id),
                     organization_id: name(organization),
+                    directory_id: None,
                     updated_at: time(updated_at),
                 };
             }
@@ -93,7 +100,7 @@ impl Subject {
             None => None,
         };
         let [id, updated_at] = members_of(object, [id, "updated_at"]);
-        Self { id: name(id), organization_id: organization, updated_at: time(updated_at) }
+        Self { id: name(id), organization_id: organization, directory_id: None, updated_at: time(updated_at) }
     }
 }
 
@@ -234,6 +241,7 @@ mod tests {
                 operation: Some(Operation::Updated),
                 object_id: Some("om_1".to_owned()),
                 organization_id: Some("org_1".to_owned()),
+                directory_id: None,
                 created_at: timestamp::parse("2026-01-15T12:00:01.500Z"),
                 updated_at: timestamp::parse("2026-01-15T12:00:00Z"),
                 actor: Some("dashboard:user_2".to_owned()),
@@ -404,6 +412,9 @@ mod tests {
         if !entry.organization.is_empty() {
             put(entry.organization, organization);
         }
+        if !entry.directory.is_empty() {
+            put(entry.directory, "directory_1");
+        }
         for (path, part) in entry.id.iter().zip(id.split('/')) {
             put(path, part);
         }
@@ -456,6 +467,8 @@ mod tests {
             prop_assert_eq!(event.kind.as_deref(), entry.kind.map(crate::id::Kind::name));
             let expected = (!entry.organization.is_empty()).then_some(organization.as_str());
             prop_assert_eq!(event.organization_id.as_deref(), expected);
+            let expected = (!entry.directory.is_empty()).then_some("directory_1");
+            prop_assert_eq!(event.directory_id.as_deref(), expected);
             let published = serde_json::to_string(&event).expect("a message");
             prop_assert!(!published.contains(MARKER), "{}", published);
         }

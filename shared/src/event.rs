@@ -54,6 +54,9 @@ pub struct Event {
     /// The organization it belongs to, where the payload tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization_id: Option<String>,
+    /// The directory that holds it, where the payload tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_id: Option<String>,
     /// When WorkOS made the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<DateTime<Utc>>,

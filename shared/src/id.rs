@@ -18,12 +18,25 @@ pub enum Kind {
     OrganizationDomain,
     /// `organization_membership`, ids `om_...`.
     OrganizationMembership,
+    /// `directory`, ids `directory_...`.
+    Directory,
+    /// `directory_user`, ids `directory_user_...`.
+    DirectoryUser,
+    /// `directory_group`, ids `directory_group_...`.
+    DirectoryGroup,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 4] =
-        [Self::Organization, Self::User, Self::OrganizationDomain, Self::OrganizationMembership];
+    pub const ALL: [Self; 7] = [
+        Self::Organization,
+        Self::User,
+        Self::OrganizationDomain,
+        Self::OrganizationMembership,
+        Self::Directory,
+        Self::DirectoryUser,
+        Self::DirectoryGroup,
+    ];
 
     /// The name used in messages, tables, metrics and commands.
     #[must_use]
@@ -33,6 +46,9 @@ impl Kind {
             Self::User => "user",
             Self::OrganizationDomain => "organization_domain",
             Self::OrganizationMembership => "organization_membership",
+            Self::Directory => "directory",
+            Self::DirectoryUser => "directory_user",
+            Self::DirectoryGroup => "directory_group",
         }
     }
 }

@@ -149,7 +149,13 @@ fn without_nul(mut event: Event) -> Event {
     };
     clean(&mut event.id);
     clean(&mut event.event_type);
-    for text in [&mut event.kind, &mut event.object_id, &mut event.organization_id, &mut event.actor] {
+    for text in [
+        &mut event.kind,
+        &mut event.object_id,
+        &mut event.organization_id,
+        &mut event.directory_id,
+        &mut event.actor,
+    ] {
         text.as_mut().map(clean);
     }
     event
@@ -167,6 +173,7 @@ fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Ut
         operation: None,
         object_id: None,
         organization_id: None,
+        directory_id: None,
         created_at: None,
         updated_at: None,
         actor: None,

@@ -10,6 +10,9 @@
 
 mod answer;
 mod control;
+mod directory;
+mod directory_group;
+mod directory_user;
 mod events;
 mod faults;
 mod knobs;

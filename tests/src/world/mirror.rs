@@ -34,6 +34,9 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::User => "users",
         Kind::OrganizationDomain => "organization_domains",
         Kind::OrganizationMembership => "organization_memberships",
+        Kind::Directory => "directories",
+        Kind::DirectoryUser => "directory_users",
+        Kind::DirectoryGroup => "directory_groups",
     }
 }
 

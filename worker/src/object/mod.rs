@@ -5,6 +5,9 @@
 //! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`.
 
 pub mod columns;
+pub mod directory;
+pub mod directory_group;
+pub mod directory_user;
 pub mod organization;
 pub mod organization_domain;
 pub mod organization_membership;
@@ -354,6 +357,9 @@ kinds! {
     User => user,
     OrganizationDomain => organization_domain,
     OrganizationMembership => organization_membership,
+    Directory => directory,
+    DirectoryUser => directory_user,
+    DirectoryGroup => directory_group,
 }
 
 fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {

@@ -217,6 +217,7 @@ mod tests {
                 operation: None,
                 object_id: None,
                 organization_id: None,
+                directory_id: None,
                 created_at: Some(self.clock),
                 updated_at: None,
                 actor: None,
