@@ -12,6 +12,7 @@ mod breaker;
 mod convergence;
 mod crash;
 mod dead_letters;
+mod directories;
 mod emulator;
 mod failures;
 mod harness;
