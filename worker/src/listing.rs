@@ -132,6 +132,7 @@ pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Dura
         | Failure::RowRefused(_)
         | Failure::Malformed
         | Failure::Crash
+        | Failure::AwaitsList(_)
         | Failure::LaterVersion => None,
     }
 }
@@ -226,6 +227,7 @@ pub fn interruption(failure: &Failure) -> Option<Interruption> {
         | Failure::RowRefused(_)
         | Failure::Malformed
         | Failure::Crash
+        | Failure::AwaitsList(_)
         | Failure::LaterVersion => None,
     }
 }

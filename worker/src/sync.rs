@@ -72,6 +72,8 @@ pub enum Purpose {
     Events,
     /// Somebody asked for one object.
     Sync,
+    /// Many objects of one directory wait, so they are listed.
+    Burst,
     /// Everything is listed.
     Backfill,
     /// The mirror was compared, and differs.
@@ -83,6 +85,7 @@ impl Purpose {
     const fn channel(self) -> &'static str {
         match self {
             Self::Events | Self::Sync => "sync",
+            Self::Burst => "list",
             Self::Backfill => "backfill",
             Self::Verify => "verify",
         }

@@ -13,6 +13,7 @@ mod convergence;
 mod crash;
 mod dead_letters;
 mod directories;
+mod directory_burst;
 mod emulator;
 mod failures;
 mod harness;
