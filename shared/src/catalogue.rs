@@ -37,6 +37,8 @@ pub struct Entry {
     pub organization: Path,
     /// Where the id of the directory stands that holds it, below `data`; empty when none does.
     pub directory: Path,
+    /// Where the id of the one member stands that it is about, below `data`, and whether that is a member now.
+    pub member: Option<(Path, bool)>,
     /// What it says happened; `None` when we do not mirror it.
     pub operation: Option<Operation>,
     /// Whether a webhook can be subscribed to it; otherwise only the Events API tells of it.
@@ -67,6 +69,7 @@ const fn entry(
         id,
         organization,
         directory: NONE,
+        member: None,
         operation: Some(operation),
         webhook: WEBHOOK,
     }
@@ -74,12 +77,36 @@ const fn entry(
 
 /// A type that is known and not mirrored.
 const fn ignored(event_type: &'static str, webhook: bool) -> Entry {
-    Entry { event_type, kind: None, id: &[], organization: NONE, directory: NONE, operation: None, webhook }
+    Entry {
+        event_type,
+        kind: None,
+        id: &[],
+        organization: NONE,
+        directory: NONE,
+        member: None,
+        operation: None,
+        webhook,
+    }
 }
 
 /// A type about what a directory holds.
 const fn dsync(event_type: &'static str, kind: Kind, operation: Operation) -> Entry {
     Entry { directory: DIRECTORY_ID, ..entry(event_type, kind, ID, ORGANIZATION_ID, operation) }
+}
+
+/// A type about a user who joins or leaves a group of a directory: the groups of that user are asked for.
+const fn dsync_membership(event_type: &'static str, is_in: bool) -> Entry {
+    Entry {
+        directory: DIRECTORY_ID,
+        member: Some((&["group", "id"], is_in)),
+        ..entry(
+            event_type,
+            Kind::DirectoryGroupMembership,
+            &[&["user", "id"]],
+            &["user", "organization_id"],
+            Operation::Updated,
+        )
+    }
 }
 
 /// The table.
@@ -142,8 +169,8 @@ pub const ENTRIES: &[Entry] = {
         dsync("dsync.group.created", DirectoryGroup, Created),
         dsync("dsync.group.updated", DirectoryGroup, Updated),
         dsync("dsync.group.deleted", DirectoryGroup, Deleted),
-        ignored("dsync.group.user_added", WEBHOOK),
-        ignored("dsync.group.user_removed", WEBHOOK),
+        dsync_membership("dsync.group.user_added", true),
+        dsync_membership("dsync.group.user_removed", false),
         // Groups of memberships, sessions, API keys.
         ignored("session.created", WEBHOOK),
         ignored("session.revoked", WEBHOOK),

@@ -24,11 +24,13 @@ pub enum Kind {
     DirectoryUser,
     /// `directory_group`, ids `directory_group_...`.
     DirectoryGroup,
+    /// `directory_group_membership`: the groups of one directory user, by the id of that user.
+    DirectoryGroupMembership,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Organization,
         Self::User,
         Self::OrganizationDomain,
@@ -36,6 +38,7 @@ impl Kind {
         Self::Directory,
         Self::DirectoryUser,
         Self::DirectoryGroup,
+        Self::DirectoryGroupMembership,
     ];
 
     /// The name used in messages, tables, metrics and commands.
@@ -49,7 +52,15 @@ impl Kind {
             Self::Directory => "directory",
             Self::DirectoryUser => "directory_user",
             Self::DirectoryGroup => "directory_group",
+            Self::DirectoryGroupMembership => "directory_group_membership",
         }
+    }
+
+    /// Whether it is a relation that is only answered as a whole: everything that belongs to one object, whose id is the
+    /// id.
+    #[must_use]
+    pub const fn is_relation(self) -> bool {
+        matches!(self, Self::DirectoryGroupMembership)
     }
 }
 

@@ -22,8 +22,9 @@ use crate::consumer::{last_of, life_of};
 use crate::database::Trouble;
 use crate::guard::{self, Covers, Life, Question};
 use crate::listing::{self, Interruption, Patience};
-use crate::object::{self, Listed};
+use crate::object::{self, Composition, Listed};
 use crate::sync::{Purpose, Sync, Told, Wish, within_time};
+use crate::whole::Composing;
 use crate::{crash, runs};
 
 /// So many waiting objects of one directory are a burst.
@@ -46,6 +47,8 @@ const SOONEST: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_mins(1);
 /// Directories whose lists are read at once.
 const AT_ONCE: usize = 4;
+/// Relations that are written in one transaction.
+const WRITTEN_AT_ONCE: usize = 100;
 /// How long an outage of WorkOS is waited out in the middle of a list.
 const OUTAGE: Duration = Duration::from_mins(1);
 /// Directories that are remembered because few of their objects waited: more are forgotten.
@@ -71,14 +74,7 @@ pub struct Waiting<'a> {
 /// Whether there is a list of everything of a kind in one directory.
 #[must_use]
 pub fn is_listed_by_directory(kind: Kind) -> bool {
-    path(kind, "").is_some()
-}
-
-fn path(kind: Kind, directory: &str) -> Option<String> {
-    match object::listed(kind) {
-        Listed::Under(Kind::Directory, path) => Some(object::list_under(path, directory)),
-        Listed::Everywhere(_) | Listed::Under(..) | Listed::Inside(_) => None,
-    }
+    matches!(object::listed(kind), Listed::Under(Kind::Directory, _) | Listed::Composed(Kind::Directory, _))
 }
 
 /// A list of a directory.
@@ -329,15 +325,14 @@ impl Inner {
         wanted: Wanted,
         pace: &mut Pace,
     ) -> Result<(), Interruption> {
-        let Some(path) = path(kind, directory) else { return Ok(()) };
         let list = (directory.to_owned(), kind);
         let Some(first) = self.published().await else { return Ok(()) };
         let listed = self.patience.postgres(|| self.listed(&list, first.life)).await?;
         if listed >= wanted.highest {
             return Ok(());
         }
-        let rows = self.patience.postgres(|| self.rows(directory, kind)).await?;
-        if wanted.waiting < rows.div_ceil(100) {
+        let pages = self.patience.postgres(|| self.pages(directory, kind)).await?;
+        if wanted.waiting < pages {
             tracing::debug!(object.id = directory, object.kind = %kind, waiting = wanted.waiting, "asking one by one");
             let mut state = self.state();
             if state.declined.len() > REMEMBERED {
@@ -352,23 +347,70 @@ impl Inner {
             "many objects of a directory wait, listing its {}",
             object::table(kind)
         );
+        let objects = match object::listed(kind) {
+            Listed::Under(_, path) => {
+                self.read_pages(kind, &object::list_under(path, directory), first.life, pace).await?
+            }
+            Listed::Composed(_, composition) => {
+                self.read_composed(kind, composition, directory, first.life, pace).await?
+            }
+            Listed::Everywhere(_) | Listed::Inside(_) => 0,
+        };
+        self.patience.postgres(|| self.record(&list, first)).await?;
+        tracing::info!(object.id = directory, objects, "listed the {} of a directory", object::table(kind));
+        Ok(())
+    }
+
+    /// Reads a list page by page, each under a fence of its own.
+    async fn read_pages(
+        &self,
+        kind: Kind,
+        path: &str,
+        life: Life,
+        pace: &mut Pace,
+    ) -> Result<usize, Interruption> {
         let mut after: Option<String> = None;
         let mut objects = 0;
         loop {
-            let (question, page) = self.page(kind, &path, after.as_deref(), first.life, pace).await?;
+            let (question, page) = self.page(kind, path, after.as_deref(), life, pace).await?;
             // The directory is not there, and so is its list.
-            let Some(page) = page else { break };
+            let Some(page) = page else { return Ok(objects) };
             objects += page.told.len();
             self.take(question, page.told).await?;
             crash::point("mid_list");
             after = page.after;
             if after.is_none() {
-                break;
+                return Ok(objects);
             }
         }
-        self.patience.postgres(|| self.record(&list, first)).await?;
-        tracing::info!(object.id = directory, objects, "listed the {} of a directory", object::table(kind));
-        Ok(())
+    }
+
+    /// Composes the relations of a directory, all under one fence.
+    async fn read_composed(
+        &self,
+        kind: Kind,
+        composition: Composition,
+        directory: &str,
+        life: Life,
+        pace: &mut Pace,
+    ) -> Result<usize, Interruption> {
+        let question = self.question(life).await?;
+        let Sync { workos, lane, .. } = &self.sync;
+        let composing = Composing { workos, patience: &self.patience, lane: *lane, kind, composition };
+        let Some(mut page) = composing.compose(directory, pace).await? else { return Ok(0) };
+        let objects = page.told.len();
+        while !page.told.is_empty() {
+            let rest = page.told.split_off(page.told.len().min(WRITTEN_AT_ONCE));
+            self.take(question, std::mem::replace(&mut page.told, rest)).await?;
+        }
+        Ok(objects)
+    }
+
+    /// What was published by now, and then a fence, before a question leaves.
+    async fn question(&self, life: Life) -> Result<Question, Interruption> {
+        let covers = self.published().await.filter(|covers| covers.life == life);
+        let fence = self.patience.postgres(|| within_time(guard::fence(&self.sync.database))).await?;
+        Ok(Question { fence, covers, at: clock::now() })
     }
 
     /// Asks for a page, under a fence that is taken before.
@@ -383,15 +425,13 @@ impl Inner {
         let mut attempts = self.patience.attempts();
         loop {
             pace.wait().await;
-            // In this order: what was published by then, the fence, the question.
-            let covers = self.published().await.filter(|covers| covers.life == life);
-            let fence = self.patience.postgres(|| within_time(guard::fence(&self.sync.database))).await?;
+            let question = self.question(life).await?;
             let page = tokio::select! {
                 page = listing::page(&self.sync.workos, kind, path, after, self.sync.lane) => page,
                 () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
             };
             match page {
-                Ok(page) => return Ok((Question { fence, covers, at: clock::now() }, page)),
+                Ok(page) => return Ok((Question { at: clock::now(), ..question }, page)),
                 Err(failure) => {
                     if !attempts.again(&failure).await? {
                         let what = format!("a list of {}", object::table(kind));
@@ -428,13 +468,18 @@ impl Inner {
         Some(Covers { life: life_of(info), sequence: last, last })
     }
 
-    /// How many live objects of a kind the mirror has in a directory.
-    async fn rows(&self, directory: &str, kind: Kind) -> Result<u64, Trouble> {
+    /// How many requests the list takes, as far as the mirror knows.
+    async fn pages(&self, directory: &str, kind: Kind) -> Result<u64, Trouble> {
+        let (counted, a_request) = match object::listed(kind) {
+            Listed::Composed(_, composition) => (composition.groups.0, 1),
+            Listed::Everywhere(_) | Listed::Under(..) | Listed::Inside(_) => (kind, 100),
+        };
         within_time(async {
             let mut connection = self.sync.database.acquire().await?;
             let held = ObjectRef::new(Kind::Directory, directory);
             let dependants = object::dependants(&mut connection, &[&held], true).await?;
-            Ok(dependants.iter().filter(|(_, object)| object.kind == kind).count() as u64)
+            let rows = dependants.iter().filter(|(_, object)| object.kind == counted).count() as u64;
+            Ok(rows.div_ceil(a_request))
         })
         .await
     }
@@ -465,12 +510,13 @@ impl Inner {
     }
 }
 
-/// Keeps requests apart.
+/// Keeps requests about one directory apart.
 #[derive(Default)]
-struct Pace(Option<Instant>);
+pub struct Pace(Option<Instant>);
 
 impl Pace {
-    async fn wait(&mut self) {
+    /// Waits until the next request may leave.
+    pub async fn wait(&mut self) {
         if let Some(last) = self.0 {
             tokio::time::sleep_until(last + PACE).await;
         }

@@ -145,6 +145,7 @@ mod tests {
             object_id: entry.map(|_| "user_1".to_owned()),
             organization_id: None,
             directory_id: None,
+            member: None,
             created_at: None,
             updated_at,
             actor: None,

@@ -9,7 +9,7 @@
 //! reads its list instead.
 //!
 //! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
-//! Both [`walk`] the lists, [`listing`] reads a page, [`reconcile`] carries what a page told through the same verb,
+//! Both [`walk`] the lists, [`listing`] reads a page, [`whole`] composes relations, [`reconcile`] carries what a page told through the same verb,
 //! [`runs`] keeps where they stand and [`progress`] shows it. [`dead_letter`] keeps what needs a person,
 //! and [`breaker`] keeps it from being everything.
 
@@ -41,4 +41,5 @@ pub mod sync;
 pub mod tail;
 pub mod verify;
 pub mod walk;
+pub mod whole;
 pub mod workos;

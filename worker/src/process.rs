@@ -32,6 +32,9 @@ const HAND_BACK: Duration = Duration::from_millis(50);
 /// neighbours could not be told from it.
 const LEAST_CRASHES: u32 = 3;
 
+/// How often an answer about a relation is doubted that does not say what an event said.
+const DOUBTS: u32 = 4;
+
 /// What a batch is carried out with.
 #[derive(Clone)]
 pub struct Means {
@@ -152,6 +155,10 @@ fn without_nul(mut event: Event) -> Event {
     };
     clean(&mut event.id);
     clean(&mut event.event_type);
+    let member = event.member.as_mut().map(|member| &mut member.id);
+    if let Some(member) = member {
+        clean(member);
+    }
     for text in [
         &mut event.kind,
         &mut event.object_id,
@@ -177,6 +184,7 @@ fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Ut
         object_id: None,
         organization_id: None,
         directory_id: None,
+        member: None,
         created_at: None,
         updated_at: None,
         actor: None,
@@ -539,9 +547,16 @@ impl Round<'_> {
                 said: None,
                 known: found.known,
                 events: Vec::new(),
+                members: BTreeMap::new(),
                 told: None,
             });
             wish.said = wish.said.max(delivered.event.updated_at);
+            // A later event may have said the contrary: the answer is believed in the end.
+            if let Some(member) = &delivered.event.member
+                && delivered.attempts < DOUBTS
+            {
+                wish.members.insert(member.id.clone(), member.is_in);
+            }
             if deleted && !wish.deleted {
                 wish.deleted = true;
                 wish.events.insert(0, place);

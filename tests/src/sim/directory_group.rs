@@ -4,7 +4,7 @@ use serde_json::json;
 use shared::id::Kind;
 
 use super::answer::Reply;
-use super::object::{Fields, Object, Selection, fields};
+use super::object::{Fields, Object, Selection, fields, text};
 use super::query::Query;
 use super::store::View;
 
@@ -27,8 +27,18 @@ impl Object for DirectoryGroup {
         "/directory_groups"
     }
 
-    /// There is no list of everything: it is of one directory.
+    /// There is no list of everything: it is of one directory, or of one user.
     fn select(&self, query: &Query) -> Result<Selection, Reply> {
+        if let Some(user) = query.get("user").map(str::to_owned) {
+            return Ok(Selection {
+                of: None,
+                accept: Box::new(move |view, group| {
+                    let id = text(group, "id").unwrap_or_default();
+                    view.children(&user, Kind::DirectoryGroupMembership)
+                        .any(|membership| text(membership, "directory_group_id") == Some(id))
+                }),
+            });
+        }
         let Some(directory) = query.get("directory").map(str::to_owned) else {
             return Err(Reply::invalid("required", "directory"));
         };

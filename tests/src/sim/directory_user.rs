@@ -27,8 +27,18 @@ impl Object for DirectoryUser {
         "/directory_users"
     }
 
-    /// There is no list of everything: it is of one directory.
+    /// There is no list of everything: it is of one directory, or of one group.
     fn select(&self, query: &Query) -> Result<Selection, Reply> {
+        if let Some(group) = query.get("group").map(str::to_owned) {
+            return Ok(Selection {
+                of: None,
+                accept: Box::new(move |view, user| {
+                    let id = text(user, "id").unwrap_or_default();
+                    view.children(id, Kind::DirectoryGroupMembership)
+                        .any(|membership| text(membership, "directory_group_id") == Some(&group))
+                }),
+            });
+        }
         let Some(directory) = query.get("directory").map(str::to_owned) else {
             return Err(Reply::invalid("required", "directory"));
         };

@@ -12,6 +12,7 @@ mod answer;
 mod control;
 mod directory;
 mod directory_group;
+mod directory_group_membership;
 mod directory_user;
 mod events;
 mod faults;

@@ -7,6 +7,7 @@ use shared::id::Kind;
 use super::answer::Reply;
 use super::directory::Directory;
 use super::directory_group::DirectoryGroup;
+use super::directory_group_membership::DirectoryGroupMembership;
 use super::directory_user::DirectoryUser;
 use super::organization::Organization;
 use super::organization_domain::OrganizationDomain;
@@ -101,6 +102,7 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::Directory => &Directory,
         Kind::DirectoryUser => &DirectoryUser,
         Kind::DirectoryGroup => &DirectoryGroup,
+        Kind::DirectoryGroupMembership => &DirectoryGroupMembership,
     }
 }
 

@@ -23,6 +23,12 @@ pub(crate) fn group(sim: &Sim, directory: &str, name: &str) -> String {
     sim.create(Kind::DirectoryGroup, held(sim, directory, json!({"name": name})))
 }
 
+/// Puts a user into a group.
+pub(crate) fn join(sim: &Sim, user: &str, group: &str) -> String {
+    let pair = json!({"directory_user_id": user, "directory_group_id": group});
+    sim.create(Kind::DirectoryGroupMembership, pair)
+}
+
 /// With the directory, and its organization.
 pub(crate) fn held(sim: &Sim, directory: &str, mut fields: Value) -> Value {
     let shown = sim.get(Kind::Directory, directory).unwrap_or_default();
@@ -163,4 +169,147 @@ async fn backfill_and_verify_know_directories() {
     assert_eq!(world.worker_command(&["verify"]).await.code(), Some(1));
     world.worker_command(&["verify", "--repair"]).await;
     world.assert_in_step().await;
+}
+
+/// The groups that a user is in, by the mirror.
+async fn groups_of(world: &World, user: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT directory_group_id FROM workos.directory_group_memberships_live WHERE directory_user_id = $1 ORDER BY 1",
+    )
+    .bind(user)
+    .fetch_all(world.pool())
+    .await
+    .expect("the memberships")
+}
+
+#[tokio::test]
+async fn a_user_who_joins_a_group_before_both_are_known_brings_them_along() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let ada = user(sim, &people, "ada@example.com");
+    let (engineers, poets) = (group(sim, &people, "Engineers"), group(sim, &people, "Poets"));
+    let first = join(sim, &ada, &engineers);
+    join(sim, &ada, &poets);
+    let told = deliver(&world, Kind::DirectoryGroupMembership, &first).await;
+    assert_eq!(told, ("dsync.group.user_added".to_owned(), "applied".to_owned()));
+    world.assert_in_step().await;
+    // The relation, the user, both groups, the directory, the organization.
+    assert_eq!(sim.requests().all_gets() + sim.requests().lists(Kind::DirectoryGroup), 6);
+}
+
+#[tokio::test]
+async fn who_leaves_a_group_and_joins_it_again_is_in_it() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let ada = user(sim, &people, "ada@example.com");
+    let engineers = group(sim, &people, "Engineers");
+    let membership = join(sim, &ada, &engineers);
+    deliver(&world, Kind::DirectoryGroupMembership, &membership).await;
+    assert_eq!(groups_of(&world, &ada).await, [engineers.clone()]);
+    sim.delete(Kind::DirectoryGroupMembership, &membership);
+    let told = deliver(&world, Kind::DirectoryGroupMembership, &membership).await;
+    assert_eq!(told, ("dsync.group.user_removed".to_owned(), "applied".to_owned()));
+    assert!(groups_of(&world, &ada).await.is_empty());
+    let again = join(sim, &ada, &engineers);
+    deliver(&world, Kind::DirectoryGroupMembership, &again).await;
+    world.assert_in_step().await;
+    // The events come in any order, and twice: WorkOS is asked, not they.
+    sim.delete(Kind::DirectoryGroupMembership, &again);
+    let left = sim.last_event(Kind::DirectoryGroupMembership, &again).expect("an event").id;
+    join(sim, &ada, &engineers);
+    let joined = sim.events().pop().expect("an event").id;
+    for event in [&joined, &left, &joined, &left] {
+        sim.post(event).await.expect("a delivery");
+    }
+    world.settled().await;
+    world.assert_in_step().await;
+    assert_eq!(groups_of(&world, &ada).await, [engineers]);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_know_yet_who_joined_or_left_is_asked_again() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let ada = user(sim, &people, "ada@example.com");
+    let engineers = group(sim, &people, "Engineers");
+    sim.release_held();
+    world.settled().await;
+    let membership = join(sim, &ada, &engineers);
+    sim.set_knobs(Knobs { stale_list: 1.0, stale_window_ms: 600, ..by_hand() });
+    deliver(&world, Kind::DirectoryGroupMembership, &membership).await;
+    world.assert_in_step().await;
+    sim.delete(Kind::DirectoryGroupMembership, &membership);
+    deliver(&world, Kind::DirectoryGroupMembership, &membership).await;
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn the_one_event_of_a_deleted_group_takes_its_memberships_along() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let (ada, bob) = (user(sim, &people, "ada@example.com"), user(sim, &people, "bob@example.com"));
+    let (engineers, poets) = (group(sim, &people, "Engineers"), group(sim, &people, "Poets"));
+    for (user, group) in [(&ada, &engineers), (&ada, &poets), (&bob, &engineers)] {
+        join(sim, user, group);
+    }
+    world.settled().await;
+    world.assert_in_step().await;
+    let before = sim.events().len();
+    let event = sim.delete(Kind::DirectoryGroup, &engineers).expect("an event");
+    assert_eq!(sim.events().len(), before + 1, "WorkOS says nothing of memberships");
+    world.settled().await;
+    world.assert_in_step().await;
+    assert_eq!(groups_of(&world, &ada).await, [poets]);
+    let last = audits(&world, &bob).await.pop().expect("an audit");
+    assert_eq!((last.action.as_str(), last.event_id.as_deref()), ("deleted", Some(event.as_str())));
+    assert_eq!(last.cause, Some(format!("directory_group/{engineers}")));
+}
+
+#[tokio::test]
+async fn a_deleted_user_or_directory_takes_memberships_along() {
+    let world = World::builder().knobs(Knobs { cascade_events: false, ..Knobs::default() }).start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let (ada, bob) = (user(sim, &people, "ada@example.com"), user(sim, &people, "bob@example.com"));
+    let engineers = group(sim, &people, "Engineers");
+    join(sim, &ada, &engineers);
+    join(sim, &bob, &engineers);
+    world.settled().await;
+    sim.delete(Kind::DirectoryUser, &ada);
+    world.settled().await;
+    world.assert_in_step().await;
+    assert!(groups_of(&world, &ada).await.is_empty());
+    sim.delete(Kind::Directory, &people);
+    world.settled().await;
+    world.assert_in_step().await;
+    assert!(groups_of(&world, &bob).await.is_empty());
+}
+
+#[tokio::test]
+async fn backfill_verify_and_sync_know_memberships() {
+    let world = World::builder().workers(0).knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let users: Vec<String> = (0..5).map(|n| user(sim, &people, &format!("user{n}@example.com"))).collect();
+    let groups = [group(sim, &people, "Engineers"), group(sim, &people, "Poets")];
+    let memberships: Vec<String> =
+        users.iter().flat_map(|user| groups.iter().map(|group| join(sim, user, group))).collect();
+    assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    world.assert_in_step().await;
+    assert_eq!(sim.requests().all_gets(), 0, "lists bring them all");
+    // One left a group, and one left both.
+    for gone in &memberships[7..] {
+        sim.silently_delete(Kind::DirectoryGroupMembership, gone);
+    }
+    assert_eq!(world.worker_command(&["verify"]).await.code(), Some(1));
+    let synced = world.worker_command(&["sync", "directory_group_membership", &users[3]]).await;
+    assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+    assert_eq!(groups_of(&world, &users[3]).await.len(), 1);
+    assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    world.assert_in_step().await;
+    assert_eq!(world.worker_command(&["verify"]).await.code(), Some(0));
 }

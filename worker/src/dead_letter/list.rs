@@ -199,6 +199,7 @@ mod tests {
                 object_id: Some(format!("user_of_{event_id}")),
                 organization_id: None,
                 directory_id: None,
+                member: None,
                 created_at: None,
                 updated_at: None,
                 actor: None,

@@ -173,6 +173,13 @@ macro_rules! columns {
         }
 
         impl Row {
+            /// It is an object of its own.
+            #[must_use]
+            #[expect(clippy::unused_self, reason = "relations look at themselves")]
+            pub const fn is_empty(&self) -> bool {
+                false
+            }
+
             /// Takes the columns from an answer that was stripped.
             fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
                 use $crate::object::columns::Column as _;

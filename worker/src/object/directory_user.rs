@@ -218,14 +218,28 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a directory user.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+/// What hangs on a directory user: the groups it is in, as one, if some are live or some are not.
 pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
+    connection: &mut PgConnection,
+    ids: &[String],
+    live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+    let users = sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT directory_user_id
+        FROM workos.directory_group_memberships
+        WHERE directory_user_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY directory_user_id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(users
+        .into_iter()
+        .map(|user| (user.clone(), ObjectRef::new(Kind::DirectoryGroupMembership, user)))
+        .collect())
 }
 
 #[cfg(test)]

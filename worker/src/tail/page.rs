@@ -120,6 +120,7 @@ fn unreadable(id: String, now: DateTime<Utc>) -> Event {
         object_id: None,
         organization_id: None,
         directory_id: None,
+        member: None,
         created_at: None,
         updated_at: None,
         actor: None,

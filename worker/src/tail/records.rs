@@ -230,6 +230,7 @@ pub(super) async fn open(connection: &mut PgConnection, env: &str, most: i64) ->
                 organization_id: row.organization_id,
                 // The ledger does not keep it.
                 directory_id: None,
+                member: None,
                 created_at: row.created_at,
                 updated_at: row.updated_at,
                 actor: None,

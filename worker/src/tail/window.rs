@@ -218,6 +218,7 @@ mod tests {
                 object_id: None,
                 organization_id: None,
                 directory_id: None,
+                member: None,
                 created_at: Some(self.clock),
                 updated_at: None,
                 actor: None,
