@@ -491,6 +491,12 @@ impl Sim {
         self.hold_target(Target::List(kind))
     }
 
+    /// The same for the `page`th page of a list from now, counted from 1.
+    pub fn hold_page(&self, kind: Kind, page: usize) -> Hold {
+        self.script(&Target::List(kind), page.saturating_sub(1), || Script::Pass);
+        self.hold_list(kind)
+    }
+
     /// The same for the next page of the Events API.
     pub fn hold_events(&self) -> Hold {
         self.hold_target(Target::Events)

@@ -7,7 +7,7 @@ use shared::id::Kind;
 use support::sim::{Knobs, Sim};
 use support::world::World;
 
-use crate::directories::{directory, group, user};
+use crate::directories::{directory, group, join, user};
 use crate::ledger::outcomes;
 use crate::main_path::by_hand;
 
@@ -160,4 +160,47 @@ async fn a_thousand_users_go_with_their_directory_in_one_go() {
     world.settled().await;
     world.assert_in_step().await;
     assert!(requests(sim) < 5);
+}
+
+#[tokio::test]
+async fn the_import_of_a_directory_with_its_memberships_costs_its_lists() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    people(sim, 300, 15);
+    let groups = sim.ever(Kind::DirectoryGroup);
+    for (n, user) in sim.ever(Kind::DirectoryUser).iter().enumerate() {
+        join(sim, user, &groups[n % groups.len()]);
+    }
+    sim.release_held();
+    world.settled().await;
+    world.assert_in_step().await;
+    // Users, groups (as objects, and for who is in them), users of each group; and single ones before it was a burst.
+    let lists = sim.requests().lists(Kind::DirectoryUser) + sim.requests().lists(Kind::DirectoryGroup);
+    assert!(lists < 3 + 1 + 1 + 15 + 20, "{lists} pages");
+    assert!(requests(sim) < 70, "{} requests for 617 events", requests(sim));
+}
+
+#[tokio::test]
+async fn who_joins_or_leaves_while_the_lists_are_read_is_not_missed() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    people(sim, 120, 3);
+    let (groups, users) = (sim.ever(Kind::DirectoryGroup), sim.ever(Kind::DirectoryUser));
+    let memberships: Vec<String> =
+        users.iter().enumerate().map(|(n, user)| join(sim, user, &groups[n % 2])).collect();
+    // After two pages of users, those of the first group: the answer is taken before these changes, and sent after them.
+    let hold = sim.hold_page(Kind::DirectoryUser, 3);
+    sim.set_knobs(Knobs::default());
+    sim.release_held();
+    hold.reached().await;
+    for (n, user) in users.iter().enumerate() {
+        match n % 3 {
+            0 => drop(join(sim, user, &groups[2])),
+            1 => drop(sim.delete(Kind::DirectoryGroupMembership, &memberships[n])),
+            _ => drop(sim.update(Kind::DirectoryUser, user, json!({"first_name": "Augusta"}))),
+        }
+    }
+    hold.release();
+    world.settled().await;
+    world.assert_in_step().await;
 }
