@@ -594,14 +594,13 @@ impl Round<'_> {
             .filter(|(_, standing)| **standing == Standing::Asks)
             .filter_map(|(place, _)| {
                 let kind = self.object(*place)?.kind;
-                let Delivered { event, sequence, delivery, .. } = &batch[*place];
+                let Delivered { event, sequence, .. } = &batch[*place];
                 let directory = event.directory_id.as_deref()?;
                 burst::is_listed_by_directory(kind).then_some(Waiting {
                     place: *place,
                     kind,
                     directory,
                     sequence: *sequence,
-                    delivery: *delivery,
                     received_at: event.received_at,
                 })
             })
