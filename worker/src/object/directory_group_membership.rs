@@ -43,6 +43,12 @@ impl Row {
         self.changes(Some(old))
     }
 
+    /// The other side of the relation.
+    #[must_use]
+    pub const fn members(&self) -> Option<&BTreeSet<String>> {
+        Some(&self.groups)
+    }
+
     /// Whether there is not one.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -14,7 +14,7 @@ pub mod organization_domain;
 pub mod organization_membership;
 pub mod user;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -145,8 +145,8 @@ impl Record {
     /// Whether events said of some members of a relation what this answer does not say.
     #[must_use]
     pub fn lacks_a_change(&self, members: &BTreeMap<String, bool>) -> bool {
-        let others = self.parents.get(1..).unwrap_or_default();
-        members.iter().any(|(member, is_in)| others.iter().any(|other| other.id == *member) != *is_in)
+        let Some(has) = self.row.members() else { return false };
+        members.iter().any(|(member, is_in)| has.contains(member) != *is_in)
     }
 }
 
@@ -183,6 +183,12 @@ macro_rules! kinds {
             #[must_use]
             pub fn updated_at(&self) -> Option<DateTime<Utc>> {
                 match self { $( Self::$kind(row) => row.updated_at, )+ }
+            }
+
+            /// The other side of a relation.
+            #[must_use]
+            pub fn members(&self) -> Option<&BTreeSet<String>> {
+                match self { $( Self::$kind(row) => row.members(), )+ }
             }
 
             /// Whether it is a relation of nothing to nothing, which the mirror has no row for.
