@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 use shared::clock;
 use shared::event::Event;
 use shared::id::{Kind, ObjectRef};
@@ -514,7 +514,7 @@ impl Sync {
             log.extend(cascaded.iter().map(|(parent, object, event)| Audit {
                 object,
                 action: Action::Deleted,
-                changes: json!({}),
+                changes: None,
                 event: *event,
                 cause: Some(parent.to_string()),
             }));
@@ -692,7 +692,7 @@ impl Sync {
                 audits.push(Audit {
                     object: &entry.object,
                     action: Action::Deleted,
-                    changes: json!({}),
+                    changes: None,
                     event,
                     cause: parent.map(ToString::to_string),
                 });

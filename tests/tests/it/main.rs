@@ -16,6 +16,7 @@ mod directories;
 mod directory_burst;
 mod emulator;
 mod failures;
+mod groups;
 mod harness;
 mod hostile_http;
 mod immediate;

@@ -90,7 +90,8 @@ pub struct Reply {
 #[derive(Clone)]
 pub struct WorkOs {
     client: reqwest::Client,
-    base: Arc<str>,
+    /// Ends with a slash.
+    base: Arc<Url>,
     in_flight: Arc<Semaphore>,
     immediate: Arc<Semaphore>,
     budget: Arc<Budget>,
@@ -107,6 +108,8 @@ impl WorkOs {
         rate: Rate,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
+        let base = Url::parse(&format!("{}/", base.as_str().trim_end_matches('/')))
+            .context("WORKOS_API_BASE_URL is not a base of paths")?;
         // One TLS implementation for everything; a second call finds the first one's choice.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
@@ -128,7 +131,7 @@ impl WorkOs {
             .context("failed to set up the HTTP client")?;
         Ok(Self {
             client,
-            base: base.as_str().trim_end_matches('/').into(),
+            base: Arc::new(base),
             in_flight: Arc::new(Semaphore::new(concurrency)),
             immediate: Arc::new(Semaphore::new(IMMEDIATE_AT_ONCE)),
             budget: Arc::new(Budget::new(rate)),
@@ -300,7 +303,9 @@ impl WorkOs {
         let _permit = permits.acquire().await.map_err(|_| Failure::Unreachable)?;
         let waited = self.budget.admit(lane).await?;
         self.metrics.rate_limit_wait(waited);
-        let response = match self.client.get(format!("{}{path}", self.base)).send().await {
+        // Relative to a base that is parsed already: a host is not cheap to parse.
+        let url = self.base.join(path.trim_start_matches('/')).map_err(|_| Failure::Unreachable)?;
+        let response = match self.client.get(url).send().await {
             Ok(response) => response,
             Err(error) => {
                 self.metrics.workos_request(what, "error");
