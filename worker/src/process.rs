@@ -553,19 +553,7 @@ impl Round<'_> {
                 members: BTreeMap::new(),
                 told: None,
             });
-            wish.said = wish.said.max(delivered.event.updated_at);
-            // A later event may have said the contrary: the answer is believed in the end.
-            if let Some(member) = &delivered.event.member
-                && clock::now() - delivered.event.received_at < DOUBTED
-            {
-                wish.members.insert(member.id.clone(), member.is_in);
-            }
-            if deleted && !wish.deleted {
-                wish.deleted = true;
-                wish.events.insert(0, place);
-            } else {
-                wish.events.push(place);
-            }
+            add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
         leave_traces(sync, &traced).await?;
@@ -673,6 +661,23 @@ impl Round<'_> {
         let known = within_time(guard::known(&sync.database, &sync.env, &directories)).await?;
         let deleted = known.into_iter().filter(|(_, known)| known.deleted_by == Some(DeletedBy::Event));
         Ok(deleted.map(|(directory, _)| directory.id).collect())
+    }
+}
+
+/// One more event that leads to a wish.
+fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool) {
+    let Event { updated_at, member, received_at, .. } = &delivered.event;
+    wish.said = wish.said.max(*updated_at);
+    if let Some(member) = member
+        && clock::now() - received_at < DOUBTED
+    {
+        wish.members.insert(member.id.clone(), member.is_in);
+    }
+    if deleted && !wish.deleted {
+        wish.deleted = true;
+        wish.events.insert(0, place);
+    } else {
+        wish.events.push(place);
     }
 }
 

@@ -175,14 +175,12 @@ macro_rules! columns {
         impl Row {
             /// No relation.
             #[must_use]
-            #[expect(clippy::unused_self, reason = "relations look at themselves")]
             pub const fn members(&self) -> Option<&std::collections::BTreeSet<String>> {
                 None
             }
 
             /// It is an object of its own.
             #[must_use]
-            #[expect(clippy::unused_self, reason = "relations look at themselves")]
             pub const fn is_empty(&self) -> bool {
                 false
             }

@@ -83,12 +83,13 @@ pub(super) const LISTED: Listed = Listed::Composed(
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
 /// Reads the groups of a user.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
-    let groups: BTreeSet<String> = fields
-        .get("members")
-        .and_then(Value::as_array)
-        .map(|members| members.iter().filter_map(|member| member.as_str().map(str::to_owned)).collect())
-        .unwrap_or_default();
+pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
+    let groups: BTreeSet<String> = match fields.remove("members") {
+        Some(Value::Array(members)) => {
+            members.into_iter().filter_map(|member| member.as_str().map(str::to_owned)).collect()
+        }
+        _ => BTreeSet::new(),
+    };
     let parents = std::iter::once(ObjectRef::new(Kind::DirectoryUser, id))
         .chain(groups.iter().map(|group| ObjectRef::new(Kind::DirectoryGroup, group)))
         .collect();
