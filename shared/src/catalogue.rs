@@ -35,6 +35,10 @@ pub struct Entry {
     pub id: &'static [Path],
     /// Where the id of its organization stands, below `data`; empty when it has none.
     pub organization: Path,
+    /// Where the id of the directory stands that holds it, below `data`; empty when none does.
+    pub directory: Path,
+    /// Where the id of the one member stands that it is about, below `data`, and whether that is a member now.
+    pub member: Option<(Path, bool)>,
     /// What it says happened; `None` when we do not mirror it.
     pub operation: Option<Operation>,
     /// Whether a webhook can be subscribed to it; otherwise only the Events API tells of it.
@@ -48,6 +52,7 @@ const OWN_ID: Path = &["id"];
 const ORGANIZATION_ID: Path = &["organization_id"];
 const SLUG: &[Path] = &[&["slug"]];
 const ORGANIZATION_AND_SLUG: &[Path] = &[ORGANIZATION_ID, &["slug"]];
+const DIRECTORY_ID: Path = &["directory_id"];
 
 const WEBHOOK: bool = true;
 const EVENTS_API: bool = false;
@@ -60,19 +65,57 @@ const fn entry(
     organization: Path,
     operation: Operation,
 ) -> Entry {
-    Entry { event_type, kind: Some(kind), id, organization, operation: Some(operation), webhook: WEBHOOK }
+    Entry {
+        event_type,
+        kind: Some(kind),
+        id,
+        organization,
+        directory: NONE,
+        member: None,
+        operation: Some(operation),
+        webhook: WEBHOOK,
+    }
 }
 
 /// A type that is known and not mirrored.
 const fn ignored(event_type: &'static str, webhook: bool) -> Entry {
-    Entry { event_type, kind: None, id: &[], organization: NONE, operation: None, webhook }
+    Entry {
+        event_type,
+        kind: None,
+        id: &[],
+        organization: NONE,
+        directory: NONE,
+        member: None,
+        operation: None,
+        webhook,
+    }
+}
+
+/// A type about what a directory holds.
+const fn dsync(event_type: &'static str, kind: Kind, operation: Operation) -> Entry {
+    Entry { directory: DIRECTORY_ID, ..entry(event_type, kind, ID, ORGANIZATION_ID, operation) }
+}
+
+/// A type about a user who joins or leaves a group of a directory: the groups of that user are asked for.
+const fn dsync_membership(event_type: &'static str, is_in: bool) -> Entry {
+    Entry {
+        directory: DIRECTORY_ID,
+        member: Some((&["group", "id"], is_in)),
+        ..entry(
+            event_type,
+            Kind::DirectoryGroupMembership,
+            &[&["user", "id"]],
+            &["user", "organization_id"],
+            Operation::Updated,
+        )
+    }
 }
 
 /// The table.
 pub const ENTRIES: &[Entry] = {
     use Kind::{
-        Connection, FeatureFlag, Invitation, Organization, OrganizationDomain, OrganizationMembership,
-        OrganizationRole, Permission, Role, User,
+        Connection, Directory, DirectoryGroup, DirectoryUser, FeatureFlag, Invitation, Organization,
+        OrganizationDomain, OrganizationMembership, OrganizationRole, Permission, Role, User,
     };
     use Operation::{Created, Deleted, Updated};
     &[
@@ -131,17 +174,17 @@ pub const ENTRIES: &[Entry] = {
         entry("flag.deleted", FeatureFlag, SLUG, NONE, Deleted),
         entry("flag.rule_updated", FeatureFlag, SLUG, NONE, Updated),
         // Directory Sync.
-        ignored("dsync.activated", WEBHOOK),
-        ignored("dsync.deactivated", EVENTS_API),
-        ignored("dsync.deleted", WEBHOOK),
-        ignored("dsync.user.created", WEBHOOK),
-        ignored("dsync.user.updated", WEBHOOK),
-        ignored("dsync.user.deleted", WEBHOOK),
-        ignored("dsync.group.created", WEBHOOK),
-        ignored("dsync.group.updated", WEBHOOK),
-        ignored("dsync.group.deleted", WEBHOOK),
-        ignored("dsync.group.user_added", WEBHOOK),
-        ignored("dsync.group.user_removed", WEBHOOK),
+        entry("dsync.activated", Directory, ID, ORGANIZATION_ID, Updated),
+        Entry { webhook: EVENTS_API, ..entry("dsync.deactivated", Directory, ID, ORGANIZATION_ID, Updated) },
+        entry("dsync.deleted", Directory, ID, ORGANIZATION_ID, Deleted),
+        dsync("dsync.user.created", DirectoryUser, Created),
+        dsync("dsync.user.updated", DirectoryUser, Updated),
+        dsync("dsync.user.deleted", DirectoryUser, Deleted),
+        dsync("dsync.group.created", DirectoryGroup, Created),
+        dsync("dsync.group.updated", DirectoryGroup, Updated),
+        dsync("dsync.group.deleted", DirectoryGroup, Deleted),
+        dsync_membership("dsync.group.user_added", true),
+        dsync_membership("dsync.group.user_removed", false),
         // Groups of memberships, sessions, API keys.
         ignored("session.created", WEBHOOK),
         ignored("session.revoked", WEBHOOK),

@@ -30,11 +30,19 @@ pub enum Kind {
     Permission,
     /// `feature_flag`, known by its slug.
     FeatureFlag,
+    /// `directory`, ids `directory_...`.
+    Directory,
+    /// `directory_user`, ids `directory_user_...`.
+    DirectoryUser,
+    /// `directory_group`, ids `directory_group_...`.
+    DirectoryGroup,
+    /// `directory_group_membership`: the groups of one directory user, by the id of that user.
+    DirectoryGroupMembership,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Organization,
         Self::User,
         Self::OrganizationDomain,
@@ -45,6 +53,10 @@ impl Kind {
         Self::OrganizationRole,
         Self::Permission,
         Self::FeatureFlag,
+        Self::Directory,
+        Self::DirectoryUser,
+        Self::DirectoryGroup,
+        Self::DirectoryGroupMembership,
     ];
 
     /// The name used in messages, tables, metrics and commands.
@@ -61,7 +73,18 @@ impl Kind {
             Self::OrganizationRole => "organization_role",
             Self::Permission => "permission",
             Self::FeatureFlag => "feature_flag",
+            Self::Directory => "directory",
+            Self::DirectoryUser => "directory_user",
+            Self::DirectoryGroup => "directory_group",
+            Self::DirectoryGroupMembership => "directory_group_membership",
         }
+    }
+
+    /// Whether it is a relation that is only answered as a whole: everything that belongs to one object, whose id is the
+    /// id.
+    #[must_use]
+    pub const fn is_relation(self) -> bool {
+        matches!(self, Self::DirectoryGroupMembership)
     }
 }
 

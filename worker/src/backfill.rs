@@ -10,6 +10,7 @@ use shared::clock;
 use shared::id::{Kind, ObjectRef};
 
 use crate::database::Trouble;
+use crate::environment;
 use crate::listing::{Interruption, Patience};
 use crate::object::{self, Listed};
 use crate::outcome::Outcome;
@@ -43,6 +44,8 @@ pub struct Backfill {
     pub only: Vec<Kind>,
     /// Not from the checkpoint.
     pub restart: bool,
+    /// Whether WorkOS may have nothing of what the mirror has.
+    pub even_if_all_is_gone: bool,
     /// Who runs it.
     pub actor: String,
     /// What is shown.
@@ -99,6 +102,9 @@ pub async fn run(backfill: &Backfill) -> Result<Summary, Interruption> {
     let Backfill { sync, patience, .. } = backfill;
     let pool = &sync.database;
     let Some(_lock) = lock(backfill).await? else { return Err(Interruption::Busy) };
+    if !backfill.even_if_all_is_gone {
+        environment::check(sync, patience).await?;
+    }
     let arguments = json!({ "only": backfill.only });
     let since = clock::now() - RESUMED_WITHIN;
     let interrupted = if backfill.restart {
@@ -238,7 +244,7 @@ impl Backfill {
     /// How many steps the progress of a walk has, as far as the mirror knows.
     async fn steps(&self, kind: Kind) -> Result<Option<u64>, Interruption> {
         let counted = match object::listed(kind) {
-            Listed::Under(parent, _) => parent,
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
             Listed::Everywhere(_) | Listed::Inside(_) => kind,
         };
         let count = || within_time(runs::live_count(&self.sync.database, &self.sync.env, counted.name()));
@@ -341,7 +347,7 @@ impl Visitor for Writing<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.backfill.progress.advance(steps, objects);

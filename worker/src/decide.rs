@@ -170,6 +170,8 @@ mod tests {
             operation: entry.and_then(|entry| entry.operation),
             object_id: entry.map(|_| "user_1".to_owned()),
             organization_id: None,
+            directory_id: None,
+            member: None,
             created_at: None,
             updated_at,
             actor: None,

@@ -1,7 +1,9 @@
 //! The ledger of events and the audit log: `workos_sync.events`, `workos_sync.audit_log`.
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use shared::event::{Channel, Event};
 use shared::id::ObjectRef;
 use sqlx::types::Json;
@@ -147,8 +149,8 @@ pub struct Audit<'a> {
     pub object: &'a ObjectRef,
     /// What happened.
     pub action: Action,
-    /// Changed columns, from [`changes`].
-    pub changes: Value,
+    /// Changed columns, from [`changes`]; `None` where no column says what happened.
+    pub changes: Option<Box<RawValue>>,
     /// The event that led to it.
     pub event: Option<&'a Event>,
     /// The parent that took it along.
@@ -158,22 +160,41 @@ pub struct Audit<'a> {
 /// Changed columns as the audit log keeps them: each with old and new, personal values redacted
 /// unless they are to be kept. A null is no personal value.
 #[must_use]
-pub fn changes(changes: &[Change], personal: &[&str], keep_personal: bool) -> Value {
-    let shown = |column: &str, value: &Value| {
-        if value.is_null() || keep_personal || !personal.contains(&column) {
-            value.clone()
-        } else {
-            Value::from("redacted")
+pub fn changes(changes: &[Change], personal: &[&str], keep_personal: bool) -> Option<Box<RawValue>> {
+    // Written at once: every event that changes something passes here.
+    to_raw_value(&Changes { changes, personal: if keep_personal { &[] } else { personal } }).ok()
+}
+
+struct Changes<'a> {
+    changes: &'a [Change],
+    personal: &'a [&'a str],
+}
+
+impl Serialize for Changes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut columns = serializer.serialize_map(Some(self.changes.len()))?;
+        for change in self.changes {
+            let is_personal = self.personal.contains(&change.column);
+            columns.serialize_entry(change.column, &OldAndNew { change, is_personal })?;
         }
-    };
-    let columns: Map<String, Value> = changes
-        .iter()
-        .map(|change| {
-            let column = change.column;
-            (column.to_owned(), json!({"old": shown(column, &change.old), "new": shown(column, &change.new)}))
-        })
-        .collect();
-    Value::Object(columns)
+        columns.end()
+    }
+}
+
+struct OldAndNew<'a> {
+    change: &'a Change,
+    is_personal: bool,
+}
+
+impl Serialize for OldAndNew<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let redacted = Value::String(String::from("redacted"));
+        let shown = |value| if self.is_personal && !Value::is_null(value) { &redacted } else { value };
+        let mut column = serializer.serialize_struct("OldAndNew", 2)?;
+        column.serialize_field("old", shown(&self.change.old))?;
+        column.serialize_field("new", shown(&self.change.new))?;
+        column.end()
+    }
 }
 
 /// Appends to the audit log. `channel` is for changes that no event led to.
@@ -188,7 +209,8 @@ pub async fn audit(
     let kinds: Vec<&str> = audits.iter().map(|audit| audit.object.kind.name()).collect();
     let ids: Vec<&str> = audits.iter().map(|audit| audit.object.id.as_str()).collect();
     let actions: Vec<&str> = audits.iter().map(|audit| audit.action.name()).collect();
-    let changes: Vec<Json<&Value>> = audits.iter().map(|audit| Json(&audit.changes)).collect();
+    let changes: Vec<Option<Json<&RawValue>>> =
+        audits.iter().map(|audit| audit.changes.as_deref().map(Json)).collect();
     let events: Vec<Option<&str>> =
         audits.iter().map(|audit| audit.event.map(|event| event.id.as_str())).collect();
     let channels: Vec<&str> =
@@ -201,7 +223,7 @@ pub async fn audit(
         INSERT INTO workos_sync.audit_log (
             at, env, kind, object_id, action, changes, fence, event_id, channel, actor, cause
         )
-        SELECT $1, $2, kind, object_id, action, changes, $3, event_id, channel, actor, cause
+        SELECT $1, $2, kind, object_id, action, coalesce(changes, '{}'), $3, event_id, channel, actor, cause
         FROM unnest(
             $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[], $9::text[], $10::text[], $11::text[]
         ) AS audit (kind, object_id, action, changes, event_id, channel, actor, cause)
@@ -269,6 +291,8 @@ pub async fn changes_since(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -276,9 +300,10 @@ mod tests {
         let change = |column, old, new| Change { column, old, new };
         let all =
             [change("email", json!(null), json!("a@example.com")), change("status", json!("a"), json!("b"))];
-        let redacted = changes(&all, &["email"], false);
-        assert_eq!(redacted["email"], json!({"old": null, "new": "redacted"}));
-        assert_eq!(redacted["status"], json!({"old": "a", "new": "b"}));
-        assert_eq!(changes(&all, &["email"], true)["email"]["new"], "a@example.com");
+        let shown =
+            |keep_personal| changes(&all, &["email"], keep_personal).map(|json| json.get().to_owned());
+        let redacted = r#"{"email":{"old":null,"new":"redacted"},"status":{"old":"a","new":"b"}}"#;
+        assert_eq!(shown(false).as_deref(), Some(redacted));
+        assert_eq!(shown(true), Some(redacted.replace("redacted", "a@example.com")));
     }
 }

@@ -34,6 +34,15 @@ pub struct Page {
     pub after: Option<String>,
 }
 
+/// The path of a page of the list at `path`, the first or the one after a cursor.
+#[must_use]
+pub fn paged(path: &str, after: Option<&str>) -> String {
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let cursor = after.map(|after| format!("&after={}", utf8_percent_encode(after, NON_ALPHANUMERIC)));
+    let cursor = cursor.unwrap_or_default();
+    format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}")
+}
+
 /// Asks for a page of the list at `path`, oldest objects first, so that a cursor keeps its meaning while new
 /// ones are made. `of` is the id of the object whose list it is, if there is one; `None` when that is not there.
 pub async fn page(
@@ -44,14 +53,7 @@ pub async fn page(
     after: Option<&str>,
     lane: Lane,
 ) -> Result<Option<Page>, Failure> {
-    let joint = if path.contains('?') { '&' } else { '?' };
-    let cursor = after.map(|after| format!("&after={}", utf8_percent_encode(after, NON_ALPHANUMERIC)));
-    let cursor = cursor.unwrap_or_default();
-    let path = if object::is_paged(kind) {
-        format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}")
-    } else {
-        path.to_owned()
-    };
+    let path = if object::is_paged(kind) { paged(path, after) } else { path.to_owned() };
     let Some(answered) = workos.page(&path, kind.name(), lane).await? else { return Ok(None) };
     let mut page =
         Page { told: Vec::with_capacity(answered.items.len()), unreadable: 0, after: answered.after };
@@ -96,6 +98,12 @@ pub enum Interruption {
     /// Postgres refuses what is ours.
     #[error("Postgres refuses the bookkeeping ({0})")]
     Refused(String),
+    /// WorkOS has none of so many rows of the mirror.
+    #[error(
+        "WorkOS has none of {0} rows of the mirror that were tried, as if the key were of another environment; check \
+         WORKOS_API_KEY and WORKOS_ENV, or say --even-if-all-is-gone"
+    )]
+    OtherEnvironment(usize),
     /// Another copy does the same at this moment.
     #[error("another one is running for this environment; wait for it, or stop it")]
     Busy,
@@ -138,6 +146,7 @@ pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Dura
         | Failure::RowRefused(_)
         | Failure::Malformed
         | Failure::Crash
+        | Failure::AwaitsList(_)
         | Failure::LaterVersion => None,
     }
 }
@@ -232,6 +241,7 @@ pub fn interruption(failure: &Failure) -> Option<Interruption> {
         | Failure::RowRefused(_)
         | Failure::Malformed
         | Failure::Crash
+        | Failure::AwaitsList(_)
         | Failure::LaterVersion => None,
     }
 }

@@ -15,6 +15,7 @@ use serde_json::json;
 use shared::clock;
 use shared::id::{Kind, ObjectRef};
 
+use crate::environment;
 use crate::guard::{self, DeletedBy, Known};
 use crate::listing::{self, Interruption, Patience};
 use crate::object::{self, Listed, Record, Row};
@@ -52,6 +53,8 @@ pub struct Verify {
     pub only: Vec<Kind>,
     /// Ask again for what drifted.
     pub repair: bool,
+    /// Whether WorkOS may have nothing of what the mirror has.
+    pub even_if_all_is_gone: bool,
     /// Who runs it.
     pub actor: String,
     /// What is shown.
@@ -147,6 +150,9 @@ pub async fn run(verify: &Verify) -> Result<Report, Interruption> {
     } else {
         None
     };
+    if verify.repair && !verify.even_if_all_is_gone {
+        environment::check(sync, patience).await?;
+    }
     let arguments = json!({"only": verify.only, "repair": verify.repair});
     let begin = || within_time(runs::begin(pool, &sync.env, COMMAND, &verify.actor, &arguments));
     let run = patience.postgres(begin).await?;
@@ -199,6 +205,7 @@ fn differs(said: Option<&Record>, row: Option<&Row>, beside: &[&'static str]) ->
     match (said, row) {
         (None, None) => None,
         (None, Some(_)) => Some((What::Extra, Vec::new())),
+        (Some(record), None) if record.row.is_empty() => None,
         (Some(_), None) => Some((What::Missing, Vec::new())),
         (Some(record), Some(row)) => {
             let changes = record.row.changes_in_full(row);
@@ -234,7 +241,7 @@ impl Comparison<'_> {
     async fn carry_out(&self, walk: &Walk) -> Result<(), Interruption> {
         let Verify { sync, patience, progress, .. } = self.verify;
         let counted = match object::listed(walk.kind) {
-            Listed::Under(parent, _) => parent,
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
             Listed::Everywhere(_) | Listed::Inside(_) => walk.kind,
         };
         let count = || within_time(runs::live_count(&sync.database, &sync.env, counted.name()));
@@ -501,7 +508,7 @@ impl Visitor for Reading<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.comparison.verify.progress.advance(steps, objects);

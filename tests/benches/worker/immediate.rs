@@ -13,7 +13,7 @@ use crate::common::{ENVIRONMENT, SECRET, aside, broker, env};
 use crate::world::{self, World};
 
 /// What opens the route.
-const TOKEN: &str = "token_of_the_benchmark";
+pub(crate) const TOKEN: &str = "token_of_the_benchmark";
 
 /// People who log in at the same moment.
 const AT_ONCE: usize = 2;

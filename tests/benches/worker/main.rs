@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod down;
 mod drain;
 mod immediate;
 mod lag;
@@ -68,6 +69,9 @@ async fn run() -> anyhow::Result<()> {
     }
     if settings.wants("memory") {
         memory(&settings, &mut world, &mut report).await?;
+    }
+    if settings.wants("down") {
+        down(&mut world, &mut report).await?;
     }
     // Last: it gives some users memberships.
     if settings.wants("immediate") {
@@ -215,6 +219,22 @@ async fn memory(settings: &Settings, world: &mut World, report: &mut Report) -> 
             .judged(Judge::AtMost(100.0, 50.0))
             .note(format!("{:.0} events/s", drained.rate())),
     );
+    Ok(())
+}
+
+async fn down(world: &mut World, report: &mut Report) -> anyhow::Result<()> {
+    world.latency(Duration::ZERO).await?;
+    for down in down::Down::ALL {
+        let longest = down::measure(world, down).await?;
+        report.add(
+            Figure::new(
+                format!("sync request, longest answer beyond its wait, {}", down.name()),
+                longest,
+                "ms",
+            )
+            .judged(Judge::AtMost(100.0, 100.0)),
+        );
+    }
     Ok(())
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct World {
     pub(crate) workos: std::net::SocketAddr,
     /// What it wants to see.
     pub(crate) key: String,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     rooms: usize,
     // Dropped in this order, the place last.
     _sim: Process,

@@ -6,6 +6,10 @@ use shared::id::Kind;
 
 use super::answer::Reply;
 use super::connection::Connection;
+use super::directory::Directory;
+use super::directory_group::DirectoryGroup;
+use super::directory_group_membership::DirectoryGroupMembership;
+use super::directory_user::DirectoryUser;
 use super::feature_flag::FeatureFlag;
 use super::invitation::Invitation;
 use super::organization::Organization;
@@ -101,6 +105,12 @@ pub(super) trait Object: Sync {
     fn delete_event(&self) -> String {
         format!("{}.deleted", self.kind())
     }
+
+    /// Whether what is deleted along with one of these is never announced, whatever the knobs say: the event of
+    /// this one is the only one.
+    fn falls_alone(&self) -> bool {
+        false
+    }
 }
 
 /// Which objects a list shows.
@@ -127,6 +137,10 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::OrganizationRole => &OrganizationRole,
         Kind::Permission => &Permission,
         Kind::FeatureFlag => &FeatureFlag,
+        Kind::Directory => &Directory,
+        Kind::DirectoryUser => &DirectoryUser,
+        Kind::DirectoryGroup => &DirectoryGroup,
+        Kind::DirectoryGroupMembership => &DirectoryGroupMembership,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The state behind the one lock, and how it changes.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Duration, SecondsFormat, SubsecRound as _, Utc};
 use serde_json::Value;
 use shared::id::{Kind, ObjectRef};
@@ -166,12 +168,13 @@ impl State {
             }
         }
         let mut event = None;
+        let tells_of_all = self.knobs.cascade_events && !object::of(kind).falls_alone();
         for ((doomed_kind, doomed_id), data) in doomed.into_iter().zip(payloads) {
             let itself = doomed_kind == kind && doomed_id == id;
             let event_type = object::of(doomed_kind).delete_event();
             // What WorkOS has no event for goes in silence.
             let has_event = shared::catalogue::find(&event_type).is_some();
-            if manner == Manner::Announced && has_event && (itself || self.knobs.cascade_events) {
+            if manner == Manner::Announced && has_event && (itself || tells_of_all) {
                 let about = Some(ObjectRef::new(doomed_kind, doomed_id));
                 event = Some(self.announce(&event_type, about, data, now));
             }
@@ -181,15 +184,18 @@ impl State {
 
     /// Everything alive that points to this object, deepest first.
     fn dependants(&self, id: &str) -> Vec<(Kind, String)> {
-        let mut all: Vec<(Kind, String)> = Vec::new();
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        self.gather_dependants(id, &mut all, &mut seen);
+        all
+    }
+
+    fn gather_dependants(&self, id: &str, all: &mut Vec<(Kind, String)>, seen: &mut HashSet<(Kind, String)>) {
         for child in self.store.living_children(id) {
-            for dependant in self.dependants(&child.1).into_iter().chain([child]) {
-                if !all.contains(&dependant) {
-                    all.push(dependant);
-                }
+            if seen.insert(child.clone()) {
+                self.gather_dependants(&child.1, all, seen);
+                all.push(child);
             }
         }
-        all
     }
 
     /// Announces something of an object that is there.

@@ -7,6 +7,10 @@
 
 pub mod columns;
 pub mod connection;
+pub mod directory;
+pub mod directory_group;
+pub mod directory_group_membership;
+pub mod directory_user;
 pub mod feature_flag;
 pub mod invitation;
 pub mod organization;
@@ -17,7 +21,7 @@ pub mod permission;
 pub mod role;
 pub mod user;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -65,6 +69,17 @@ pub enum Listed {
     Under(Kind, &'static str),
     /// Not by itself: the list of this kind brings it along.
     Inside(Kind),
+    /// Relations, composed for each object of that kind from lists of their other side.
+    Composed(Kind, Composition),
+}
+
+/// How relations are composed: everything that is in one of the groups, for each of the groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Composition {
+    /// The kind of the groups, and their list, with `{}` for the id of what holds them.
+    pub groups: (Kind, &'static str),
+    /// The list of what is in one of them, with `{}` for its id.
+    pub members: &'static str,
 }
 
 /// The path of the list that belongs to one object.
@@ -180,6 +195,15 @@ pub struct Record {
     pub parents: Vec<ObjectRef>,
 }
 
+impl Record {
+    /// Whether events said of some members of a relation what this answer does not say.
+    #[must_use]
+    pub fn lacks_a_change(&self, members: &BTreeMap<String, bool>) -> bool {
+        let Some(has) = self.row.members() else { return false };
+        members.iter().any(|(member, is_in)| has.contains(member) != *is_in)
+    }
+}
+
 /// Why an answer is not the object that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Misread {
@@ -232,6 +256,18 @@ macro_rules! kinds {
             #[must_use]
             pub fn born_at(&self) -> Option<DateTime<Utc>> {
                 match self { $( Self::$kind(row) => by!($( $slug )?; { let _ = row; None }, row.created_at), )+ }
+            }
+
+            /// The other side of a relation.
+            #[must_use]
+            pub fn members(&self) -> Option<&BTreeSet<String>> {
+                match self { $( Self::$kind(row) => row.members(), )+ }
+            }
+
+            /// Whether it is a relation of nothing to nothing, which the mirror has no row for.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                match self { $( Self::$kind(row) => row.is_empty(), )+ }
             }
 
             /// Whether it is a tombstone in the mirror.
@@ -462,6 +498,45 @@ kinds! {
     OrganizationRole => organization_role by slug,
     Permission => permission by slug,
     FeatureFlag => feature_flag by slug,
+    Directory => directory,
+    DirectoryUser => directory_user,
+    DirectoryGroup => directory_group,
+    DirectoryGroupMembership => directory_group_membership,
+}
+
+/// Marks the parts of relations that go with what was buried; returns each with what it went with.
+pub async fn leave(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    objects: &[&ObjectRef],
+) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    let groups = ids_of(objects, Kind::DirectoryGroup);
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let left = directory_group_membership::leave_groups(connection, at, &groups).await?;
+    Ok(left
+        .into_iter()
+        .map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation))
+        .collect())
+}
+
+/// A relation of this owner to these members.
+#[must_use]
+pub fn whole(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
+    let mut fields = Fields::new();
+    fields.insert("members".to_owned(), members.into_iter().collect());
+    let mut records = Vec::with_capacity(1);
+    read_fields(object.clone(), fields, &mut records);
+    records.pop()
+}
+
+/// The id of an item of a list, and nothing else of it.
+pub fn id_of(item: &RawValue) -> Result<String, Misread> {
+    match fields_of(item.get().as_bytes())?.remove("id") {
+        Some(Value::String(id)) => Ok(id),
+        _ => Err(Misread::NoId),
+    }
 }
 
 fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {

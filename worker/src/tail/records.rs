@@ -228,6 +228,9 @@ pub(super) async fn open(connection: &mut PgConnection, env: &str, most: i64) ->
                 kind: row.kind,
                 object_id: row.object_id,
                 organization_id: row.organization_id,
+                // The ledger does not keep it.
+                directory_id: None,
+                member: None,
                 created_at: row.created_at,
                 updated_at: row.updated_at,
                 actor: None,

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::object::{self, Misread, Record};
-use crate::{backoff, crash};
+use crate::{backoff, crash, listing};
 
 /// Whole time of a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// No documented object comes near it; what does is not read.
 const LARGEST_ANSWER: usize = 16 << 20;
+/// Pages of a relation that are read at most: a cursor that runs in a circle has no end.
+const LARGEST_WHOLE: usize = 1_000;
 /// Requests for one object within one pass; after that the event is delivered again later.
 const TRIES_IN_PASS: u32 = 2;
 /// What always has an answer, and costs WorkOS little: it tells whether WorkOS is there and takes our key.
@@ -88,7 +90,8 @@ pub struct Reply {
 #[derive(Clone)]
 pub struct WorkOs {
     client: reqwest::Client,
-    base: Arc<str>,
+    /// Ends with a slash.
+    base: Arc<Url>,
     in_flight: Arc<Semaphore>,
     immediate: Arc<Semaphore>,
     budget: Arc<Budget>,
@@ -105,6 +108,8 @@ impl WorkOs {
         rate: Rate,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
+        let base = Url::parse(&format!("{}/", base.as_str().trim_end_matches('/')))
+            .context("WORKOS_API_BASE_URL is not a base of paths")?;
         // One TLS implementation for everything; a second call finds the first one's choice.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
@@ -126,7 +131,7 @@ impl WorkOs {
             .context("failed to set up the HTTP client")?;
         Ok(Self {
             client,
-            base: base.as_str().trim_end_matches('/').into(),
+            base: Arc::new(base),
             in_flight: Arc::new(Semaphore::new(concurrency)),
             immediate: Arc::new(Semaphore::new(IMMEDIATE_AT_ONCE)),
             budget: Arc::new(Budget::new(rate)),
@@ -247,6 +252,9 @@ impl WorkOs {
 
     /// Asks for one object; `None` is 404.
     async fn get(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
+        if object.kind.is_relation() {
+            return self.get_whole(object, lane).await;
+        }
         let Some(body) = self.request(&object::path(object), object.kind.name(), lane).await? else {
             return Ok(None);
         };
@@ -259,6 +267,27 @@ impl WorkOs {
                 Err(Failure::NotUnderstood)
             }
         }
+    }
+
+    /// Asks for a relation, page by page; `None` is 404.
+    async fn get_whole(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
+        let path = object::path(object);
+        let mut members = Vec::new();
+        let mut after: Option<String> = None;
+        for _ in 0..LARGEST_WHOLE {
+            let page = listing::paged(&path, after.as_deref());
+            let Some(body) = self.request(&page, object.kind.name(), lane).await? else { return Ok(None) };
+            let list: List = serde_json::from_slice(&body).map_err(|_| Failure::NotUnderstood)?;
+            for item in &list.data {
+                members.push(object::id_of(item).map_err(|_| Failure::NotUnderstood)?);
+            }
+            after = list.list_metadata.after;
+            if after.is_none() {
+                return Ok(object::whole(object, members).map(|record| vec![record]));
+            }
+        }
+        tracing::warn!(object.id = %object.id, pages = LARGEST_WHOLE, "a relation is larger than is read");
+        Err(Failure::NotUnderstood)
     }
 
     /// One request, unless nobody is to ask; `None` is 404.
@@ -278,7 +307,9 @@ impl WorkOs {
         let _permit = permits.acquire().await.map_err(|_| Failure::Unreachable)?;
         let waited = self.budget.admit(lane).await?;
         self.metrics.rate_limit_wait(waited);
-        let response = match self.client.get(format!("{}{path}", self.base)).send().await {
+        // Relative to a base that is parsed already: a host is not cheap to parse.
+        let url = self.base.join(path.trim_start_matches('/')).map_err(|_| Failure::Unreachable)?;
+        let response = match self.client.get(url).send().await {
             Ok(response) => response,
             Err(error) => {
                 self.metrics.workos_request(what, "error");
