@@ -25,7 +25,7 @@ use crate::object::{self, Row};
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
-use crate::{crash, ledger, object};
+use crate::{crash, ledger};
 
 /// After how long a delivery that was handed back comes again.
 const HAND_BACK: Duration = Duration::from_millis(50);
@@ -612,7 +612,7 @@ impl Round<'_> {
         let relations: Vec<&ObjectRef> = relations.into_iter().collect();
         let rows = within_time(async {
             let mut connection = self.means.sync.database.acquire().await?;
-            object::load(&mut connection, &relations).await
+            object::load(&mut connection, &self.means.sync.env, &relations).await
         })
         .await?;
         for (n, relation, member) in covered {
