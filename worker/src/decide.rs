@@ -8,7 +8,7 @@ use shared::event::Event;
 
 use crate::failure::Failure;
 use crate::guard::{DeletedBy, Known, Life};
-use crate::object::Record;
+use crate::object::{self, Record};
 use crate::outcome::Outcome;
 use crate::workos::Answer;
 
@@ -18,6 +18,9 @@ pub const CONFIRM_AFTER: Duration = Duration::from_millis(2_500);
 
 /// Why an event is superseded that an answer covers.
 pub const COVERED: &str = "covered";
+
+/// Why the deletion of a key is superseded that something else has by now.
+pub const BORN_LATER: &str = "born_later";
 
 /// Where an event stands before anything is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +56,14 @@ pub fn standing(
     if event.kind.is_none() {
         return Standing::Ends(Outcome::Ignored, "not_mirrored");
     }
-    if event.object().is_none() {
-        return Standing::Fails(Failure::LaterVersion);
-    }
+    let Some(object) = event.object() else { return Standing::Fails(Failure::LaterVersion) };
     let Some(known) = known else {
         return if event.is_deletion() { Standing::Deletes } else { Standing::Asks };
     };
+    let reused = object::reuses_keys(object.kind);
+    if event.is_deletion() && reused {
+        return ending_of_a_life(event.happened_at(), known);
+    }
     if event.is_deletion() {
         // A tombstone that only an answer or a parent made becomes final with the event.
         return match known.deleted_by {
@@ -66,14 +71,33 @@ pub fn standing(
             Some(DeletedBy::Answer | DeletedBy::Cascade) | None => Standing::Deletes,
         };
     }
-    if known.deleted_by == Some(DeletedBy::Event) {
+    // A key that may be used again is dead only to what happened before its last deletion.
+    let outlived = reused && event.updated_at.is_none_or(|said| Some(said) >= known.died_at);
+    if known.deleted_by == Some(DeletedBy::Event) && !outlived {
         return Standing::Ends(Outcome::Superseded, "deleted");
     }
     let covered = known.covers.is_some_and(|(of, covers)| Some(of) == life && sequence <= covers);
     // An answer that is older than what this event says was a stale read: it does not cover it.
-    let stale = matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
-        && known.deleted_by.is_none();
+    // Nor does a tombstone cover an event that tells of a later life.
+    let stale = match known.deleted_by {
+        None => {
+            matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
+        }
+        Some(DeletedBy::Event) => true,
+        Some(DeletedBy::Answer | DeletedBy::Cascade) => false,
+    };
     if covered && !stale { Standing::Ends(Outcome::Superseded, COVERED) } else { Standing::Asks }
+}
+
+/// What a deletion means for a key that may be used again: it ends the life that had the key by then.
+fn ending_of_a_life(at: DateTime<Utc>, known: &Known) -> Standing {
+    match known.deleted_by {
+        Some(DeletedBy::Event) if known.died_at >= Some(at) => {
+            Standing::Ends(Outcome::Unchanged, "already_deleted")
+        }
+        None if known.born_at >= Some(at) => Standing::Ends(Outcome::Superseded, BORN_LATER),
+        Some(_) | None => Standing::Deletes,
+    }
 }
 
 /// What an answer means for an object.
@@ -107,7 +131,10 @@ pub fn judge(
         }
         Ok(Answer::NotFound) => {
             let Some(known) = known else { return Verdict::Missing };
-            if let Some(by) = known.deleted_by {
+            // A later life, of which an event told, is not explained by the deletion of an earlier one.
+            let explains =
+                |by: &DeletedBy| *by != DeletedBy::Event || known.died_at.is_none() || said < known.died_at;
+            if let Some(by) = known.deleted_by.filter(explains) {
                 return Verdict::Gone(by);
             }
             match known.missing_since {
@@ -129,7 +156,6 @@ mod tests {
     use shared::id::{Kind, ObjectRef};
 
     use super::*;
-    use crate::object;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
@@ -140,10 +166,12 @@ mod tests {
         Event {
             id: "event_1".to_owned(),
             event_type: event_type.to_owned(),
-            kind: entry.map(|entry| entry.kind.name().to_owned()),
-            operation: entry.map(|entry| entry.operation),
+            kind: entry.and_then(|entry| entry.kind).map(|kind| kind.name().to_owned()),
+            operation: entry.and_then(|entry| entry.operation),
             object_id: entry.map(|_| "user_1".to_owned()),
             organization_id: None,
+            directory_id: None,
+            member: None,
             created_at: None,
             updated_at,
             actor: None,
@@ -214,6 +242,43 @@ mod tests {
             standing(&event("user.deleted", None), 99, Some(at(1)), false, Some(&known)),
             Standing::Ends(Outcome::Unchanged, "already_deleted")
         );
+    }
+
+    /// An event of a role whose key is used again.
+    fn of_a_role(event_type: &str, happened_at: i64, updated_at: i64) -> Event {
+        Event {
+            object_id: Some("admin".to_owned()),
+            created_at: Some(at(happened_at)),
+            ..event(event_type, Some(at(updated_at)))
+        }
+    }
+
+    #[test]
+    fn a_deletion_of_a_key_ends_the_life_that_had_it_by_then() {
+        let deletion = of_a_role("role.deleted", 20, 15);
+        let standing_with = |known: &Known| standing(&deletion, 3, Some(at(1)), false, Some(known));
+        let alive = |born| Known { born_at: Some(at(born)), has_row: true, ..Known::default() };
+        assert_eq!(standing_with(&alive(10)), Standing::Deletes);
+        assert_eq!(standing_with(&alive(30)), Standing::Ends(Outcome::Superseded, BORN_LATER));
+        let dead =
+            |died| Known { deleted_by: Some(DeletedBy::Event), died_at: Some(at(died)), ..Known::default() };
+        assert_eq!(standing_with(&dead(20)), Standing::Ends(Outcome::Unchanged, "already_deleted"));
+        assert_eq!(standing_with(&dead(5)), Standing::Deletes, "a later life ended too");
+    }
+
+    #[test]
+    fn what_tells_of_a_life_after_the_deletion_is_asked_for_and_a_404_does_not_explain_it() {
+        let known =
+            Known { deleted_by: Some(DeletedBy::Event), died_at: Some(at(20)), ..covering(10, Some(at(15))) };
+        let stands = |updated_at| {
+            let event = of_a_role("role.created", updated_at, updated_at);
+            standing(&event, 3, Some(at(1)), false, Some(&known))
+        };
+        assert_eq!(stands(15), Standing::Ends(Outcome::Superseded, "deleted"));
+        assert_eq!(stands(25), Standing::Asks, "whatever the tombstone covers");
+        let missing = |said| judge(Ok(Answer::NotFound), Some(at(said)), Some(&known), at(30));
+        assert!(matches!(missing(15), Verdict::Gone(DeletedBy::Event)));
+        assert!(matches!(missing(25), Verdict::Missing));
     }
 
     #[test]

@@ -1,27 +1,29 @@
 //! One batch, start to finish: look up, coalesce, sync, settle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{AckKind, Message};
-use chrono::{DateTime, Utc};
-use shared::event::{Arrival, Channel, Event};
-use shared::id::ObjectRef;
+use chrono::{DateTime, TimeDelta, Utc};
+use shared::event::{Arrival, Channel, Event, Member};
+use shared::id::{Kind, ObjectRef};
 use shared::{clock, subject};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::breaker::Breaker;
+use crate::burst::{self, Bursts, Waiting};
 use crate::database::{self, Trouble};
 use crate::dead_letter::{DeadLetters, Doomed};
 use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy, Retries};
-use crate::guard::{self, Covers, Found, Known, Life, Question, Wanted};
+use crate::guard::{self, Covers, DeletedBy, Found, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
+use crate::object::{self, Row};
 use crate::outcome::Outcome;
-use crate::sync::{Delivered, Ending, Sync, Wish};
+use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
 use crate::{crash, ledger};
 
@@ -30,6 +32,10 @@ const HAND_BACK: Duration = Duration::from_millis(50);
 /// Tries that begin and never end, before an event counts as what kills the worker: so many at least, or its
 /// neighbours could not be told from it.
 const LEAST_CRASHES: u32 = 3;
+
+/// How long after an event an answer about a relation is doubted that does not say what the event said: nothing in it
+/// tells how old it is. After that it is believed, since a later event may have said the contrary.
+const DOUBTED: TimeDelta = TimeDelta::seconds(10);
 
 /// What a batch is carried out with.
 #[derive(Clone)]
@@ -46,6 +52,8 @@ pub struct Means {
     pub dead_letters: DeadLetters,
     /// Keeps them from being everything.
     pub breaker: Breaker,
+    /// Lists instead, when many objects of one directory wait.
+    pub bursts: Bursts,
     /// Held while an event that may kill the worker is tried: one at a time.
     pub alone: Arc<Mutex<()>>,
 }
@@ -149,7 +157,17 @@ fn without_nul(mut event: Event) -> Event {
     };
     clean(&mut event.id);
     clean(&mut event.event_type);
-    for text in [&mut event.kind, &mut event.object_id, &mut event.organization_id, &mut event.actor] {
+    let member = event.member.as_mut().map(|member| &mut member.id);
+    if let Some(member) = member {
+        clean(member);
+    }
+    for text in [
+        &mut event.kind,
+        &mut event.object_id,
+        &mut event.organization_id,
+        &mut event.directory_id,
+        &mut event.actor,
+    ] {
         text.as_mut().map(clean);
     }
     event
@@ -167,6 +185,8 @@ fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Ut
         operation: None,
         object_id: None,
         organization_id: None,
+        directory_id: None,
+        member: None,
         created_at: None,
         updated_at: None,
         actor: None,
@@ -247,6 +267,9 @@ pub async fn batch(
             }
             Settlement::Done(outcome) => {
                 means.metrics.event(*outcome, event.channel, event.created_at, now);
+                if *outcome == Outcome::Ignored {
+                    means.metrics.ignored(&event.event_type);
+                }
                 if event.channel == Channel::Webhook {
                     means.metrics.tail().webhook(event.created_at, event.received_at);
                 }
@@ -255,14 +278,16 @@ pub async fn batch(
             }
             Settlement::Again(failure, delay) => {
                 means.metrics.retry(failure.class());
-                tracing::info!(
-                    event.id = %event.id,
-                    event.r#type = %event.event_type,
-                    delivery.attempt = delivered.attempt(),
-                    wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                    reason = %failure.reason(),
-                    "could not be settled, will come again"
-                );
+                if !matches!(failure, Failure::AwaitsList(_)) {
+                    tracing::info!(
+                        event.id = %event.id,
+                        event.r#type = %event.event_type,
+                        delivery.attempt = delivered.attempt(),
+                        wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                        reason = %failure.reason(),
+                        "could not be settled, will come again"
+                    );
+                }
                 AckKind::Nak(Some(*delay))
             }
             Settlement::Dies(failure) => {
@@ -385,12 +410,23 @@ async fn carry_out<C: Future<Output = Option<i64>>>(
     let Begun { life, last, confirm } = begun;
     let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
     let all: Vec<usize> = (0..batch.len()).collect();
-    let suspects = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    let Left { after, mut suspects } = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    if !after.is_empty() {
+        suspects.extend(round.go(batch, &after, None::<C>, Company::Others, endings).await?.suspects);
+    }
     for suspect in suspects {
         let _alone = means.alone.lock().await;
         round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
     }
     Ok(())
+}
+
+/// What a round leaves to later ones.
+struct Left {
+    /// Events about a key whose last object was deleted in this round: what has it now must be asked for after that.
+    after: Vec<usize>,
+    /// Events that must be tried alone.
+    suspects: Vec<usize>,
 }
 
 /// With whom an event is tried.
@@ -414,6 +450,14 @@ impl Round<'_> {
         self.objects.get(place)?.as_ref()
     }
 
+    /// The keys that may be used again, and whose last object these deletions end.
+    fn lives_ended(&self, deletions: impl Iterator<Item = usize>) -> HashSet<&ObjectRef> {
+        deletions
+            .filter_map(|place| self.object(place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect()
+    }
+
     /// Takes a fence and looks up what is known, also of earlier attempts.
     async fn look_up(&self, batch: &mut [Delivered], places: &[usize]) -> Result<(i64, Vec<Found>), Trouble> {
         let sync = &self.means.sync;
@@ -433,7 +477,7 @@ impl Round<'_> {
         Ok((fence, found))
     }
 
-    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
+    /// Carries out the events at these places, but for those that it leaves to later rounds.
     async fn go<C: Future<Output = Option<i64>>>(
         &self,
         batch: &mut [Delivered],
@@ -441,7 +485,7 @@ impl Round<'_> {
         confirm: Option<C>,
         company: Company,
         endings: &mut BTreeMap<usize, Ending>,
-    ) -> Result<Vec<usize>, Trouble> {
+    ) -> Result<Left, Trouble> {
         let Self { means, covers, .. } = *self;
         let sync = &means.sync;
         let (fence, found) = self.look_up(batch, places).await?;
@@ -474,15 +518,25 @@ impl Round<'_> {
             _ => None,
         };
 
+        let mut standings: Vec<Standing> =
+            places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
+        self.doubt_covers(batch, places, &mut standings).await?;
+        let deletions =
+            places.iter().zip(&standings).filter(|(_, standing)| matches!(standing, Standing::Deletes));
+        let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
+        self.divert(batch, places, &standings, &mut ended, endings).await?;
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
-        let mut suspects = Vec::new();
+        let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
         let mut only_retries = true;
-        for (place, found) in places.iter().copied().zip(found) {
+        for ((place, found), standing) in places.iter().copied().zip(found).zip(standings) {
+            if endings.contains_key(&place) || ended.contains_key(&place) {
+                continue;
+            }
             let delivered = &batch[place];
-            let deleted = match stand(delivered, &found, last) {
+            let deleted = match standing {
                 Standing::Settled => {
                     endings.insert(place, Ending::Duplicate);
                     continue;
@@ -498,35 +552,27 @@ impl Round<'_> {
                 Standing::Deletes => true,
                 Standing::Asks => false,
             };
+            let Some(object) = self.object(place) else { continue };
+            if !deleted && lives_ended.contains(object) {
+                left.after.push(place);
+                continue;
+            }
             if delivered.begun + 1 >= least_crashes {
                 ended.insert(place, Ending::Fails(Failure::Crash));
                 continue;
             }
             if delivered.begun > 0 && company == Company::Others {
-                suspects.push(place);
+                left.suspects.push(place);
                 continue;
             }
             if delivered.delivery > 1 || delivered.begun > 0 {
                 traced.push(delivered);
             }
-            let Some(object) = self.object(place) else { continue };
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
-            let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
-                object: object.clone(),
-                deleted: false,
-                said: None,
-                known: found.known,
-                events: Vec::new(),
-                told: None,
-            });
-            wish.said = wish.said.max(delivered.event.updated_at);
-            if deleted && !wish.deleted {
-                wish.deleted = true;
-                wish.events.insert(0, place);
-            } else {
-                wish.events.push(place);
-            }
+            let wish =
+                wishes.entry(object.clone()).or_insert_with(|| Wish::asking(object.clone(), found.known));
+            add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
         leave_traces(sync, &traced).await?;
@@ -539,7 +585,121 @@ impl Round<'_> {
             sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
         }
         endings.append(&mut ended);
-        Ok(suspects)
+        Ok(left)
+    }
+
+    /// An answer about a relation that came before an event and does not say what the event says may have been too old:
+    /// it is asked again. (Other answers tell by their `updated_at`.)
+    async fn doubt_covers(
+        &self,
+        batch: &[Delivered],
+        places: &[usize],
+        standings: &mut [Standing],
+    ) -> Result<(), Trouble> {
+        let covered: Vec<(usize, &ObjectRef, &Member)> = places
+            .iter()
+            .zip(&*standings)
+            .enumerate()
+            .filter(|(_, (_, standing))| matches!(standing, Standing::Ends(_, decide::COVERED)))
+            .filter_map(|(n, (place, _))| {
+                Some((n, self.object(*place)?, batch[*place].event.member.as_ref()?))
+            })
+            .collect();
+        if covered.is_empty() {
+            return Ok(());
+        }
+        let relations: HashSet<&ObjectRef> = covered.iter().map(|(_, relation, _)| *relation).collect();
+        let relations: Vec<&ObjectRef> = relations.into_iter().collect();
+        let rows = within_time(async {
+            let mut connection = self.means.sync.database.acquire().await?;
+            object::load(&mut connection, &self.means.sync.env, &relations).await
+        })
+        .await?;
+        for (n, relation, member) in covered {
+            let has = rows.get(relation).and_then(Row::members).is_some_and(|has| has.contains(&member.id));
+            if has != member.is_in {
+                standings[n] = Standing::Asks;
+            }
+        }
+        Ok(())
+    }
+
+    /// Events that are not asked for one by one: those of a deleted directory, which end, and those of one of which many
+    /// wait, which come again.
+    async fn divert(
+        &self,
+        batch: &[Delivered],
+        places: &[usize],
+        standings: &[Standing],
+        ended: &mut BTreeMap<usize, Ending>,
+        endings: &mut BTreeMap<usize, Ending>,
+    ) -> Result<(), Trouble> {
+        let mut waiting: Vec<Waiting<'_>> = places
+            .iter()
+            .zip(standings)
+            .filter(|(_, standing)| **standing == Standing::Asks)
+            .filter_map(|(place, _)| {
+                let kind = self.object(*place)?.kind;
+                let Delivered { event, sequence, .. } = &batch[*place];
+                let directory = event.directory_id.as_deref()?;
+                burst::is_listed_by_directory(kind).then_some(Waiting {
+                    place: *place,
+                    kind,
+                    directory,
+                    sequence: *sequence,
+                    received_at: event.received_at,
+                })
+            })
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let deleted = self.deleted_directories(&waiting).await?;
+        waiting.retain(|event| {
+            let is_gone = deleted.contains(event.directory);
+            if is_gone {
+                ended.insert(
+                    event.place,
+                    Ending::Ends(Outcome::Superseded, Some("deleted_with_its_directory")),
+                );
+            }
+            !is_gone
+        });
+        for (place, delay) in self.means.bursts.divert(self.covers.life, &waiting).await? {
+            endings.insert(place, Ending::Fails(Failure::AwaitsList(delay)));
+        }
+        Ok(())
+    }
+
+    /// Directories that an event declared deleted: WorkOS says so only once for all that was in them.
+    async fn deleted_directories(&self, waiting: &[Waiting<'_>]) -> Result<HashSet<String>, Trouble> {
+        let sync = &self.means.sync;
+        let directories: HashSet<ObjectRef> =
+            waiting.iter().map(|event| ObjectRef::new(Kind::Directory, event.directory)).collect();
+        let directories: Vec<&ObjectRef> = directories.iter().collect();
+        let known = within_time(guard::known(&sync.database, &sync.env, &directories)).await?;
+        let deleted = known.into_iter().filter(|(_, known)| known.deleted_by == Some(DeletedBy::Event));
+        Ok(deleted.map(|(directory, _)| directory.id).collect())
+    }
+}
+
+/// One more event that leads to a wish.
+fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool) {
+    let Event { updated_at, member, received_at, .. } = &delivered.event;
+    wish.said = wish.said.max(*updated_at);
+    if let Some(member) = member
+        && clock::now() - received_at < DOUBTED
+    {
+        wish.members.insert(member.id.clone(), member.is_in);
+    }
+    if deleted && object::reuses_keys(wish.object.kind) {
+        wish.ended = wish.ended.max(Some(delivered.event.happened_at()));
+    }
+    if deleted && !wish.deleted {
+        wish.deleted = true;
+        wish.events.insert(0, place);
+    } else {
+        wish.events.push(place);
     }
 }
 

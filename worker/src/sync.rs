@@ -31,6 +31,8 @@ pub struct Wish {
     pub object: ObjectRef,
     /// An event declared it deleted: no question, a tombstone.
     pub deleted: bool,
+    /// Where its key may be used again: only what had it by then was deleted.
+    pub ended: Option<DateTime<Utc>>,
     /// The newest `updated_at` that an event told of it.
     pub said: Option<DateTime<Utc>>,
     /// What the guard knew of it before the fence was taken.
@@ -38,6 +40,9 @@ pub struct Wish {
     /// Places, in the batch, of the events that led to it; the first is the one that gets the credit. A place
     /// beyond the batch is nobody's event; its ending is told all the same.
     pub events: Vec<usize>,
+    /// What events told of single members of the relation that it is, the last word on each: an answer that differs is
+    /// asked again.
+    pub members: BTreeMap<String, bool>,
     /// What a list told of it after the fence was taken: then it is not asked for.
     pub told: Option<Told>,
 }
@@ -46,7 +51,16 @@ impl Wish {
     /// To ask for an object, whatever the guard knows of it.
     #[must_use]
     pub fn asking(object: ObjectRef, known: Option<Known>) -> Self {
-        Self { object, deleted: false, said: None, known, events: Vec::new(), told: None }
+        Self {
+            object,
+            deleted: false,
+            ended: None,
+            said: None,
+            known,
+            events: Vec::new(),
+            members: BTreeMap::new(),
+            told: None,
+        }
     }
 
     /// To take what a list told of an object.
@@ -72,6 +86,8 @@ pub enum Purpose {
     Events,
     /// Somebody asked for one object.
     Sync,
+    /// Many objects of one directory wait, so they are listed.
+    Burst,
     /// Everything is listed.
     Backfill,
     /// The mirror was compared, and differs.
@@ -83,6 +99,7 @@ impl Purpose {
     const fn channel(self) -> &'static str {
         match self {
             Self::Events | Self::Sync => "sync",
+            Self::Burst => "list",
             Self::Backfill => "backfill",
             Self::Verify => "verify",
         }
@@ -149,9 +166,13 @@ struct Entry {
     verdict: Verdict,
     /// The newest `updated_at` that an event told of it.
     said: Option<DateTime<Utc>>,
+    /// What events told of single members.
+    members: BTreeMap<String, bool>,
     /// Why its events must come again although it was answered, if they must; its answer then settles no
     /// later event either.
     held_back: Option<Failure>,
+    /// Where an event ended the life of a key that may be used again: when.
+    ended: Option<DateTime<Utc>>,
     known: Option<Known>,
     events: Vec<usize>,
 }
@@ -164,7 +185,9 @@ impl Entry {
             // Every question has a reply; until it is there, there is none.
             verdict: Verdict::Wait(Failure::Unreachable),
             said: None,
+            members: BTreeMap::new(),
             held_back: None,
+            ended: None,
             known,
             events: Vec::new(),
         }
@@ -239,6 +262,8 @@ impl Sync {
                 frontier.push(entry.object.clone());
             }
             entry.said = wish.said;
+            entry.ended = wish.ended;
+            entry.members = wish.members;
             entry.events = wish.events;
             entries.insert(entry.object.clone(), entry);
         }
@@ -251,6 +276,11 @@ impl Sync {
             for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
+                if let Verdict::Present(record) = &entry.verdict
+                    && record.lacks_a_change(&entry.members)
+                {
+                    entry.verdict = Verdict::Wait(Failure::StaleRead);
+                }
                 if let Verdict::Present(record) = &entry.verdict {
                     parents.extend(record.parents.iter().cloned());
                     if record.object.kind == Kind::Organization {
@@ -574,7 +604,7 @@ impl Sync {
         let mirror = if seen_before.is_empty() {
             HashMap::new()
         } else {
-            kinds::load(connection, &seen_before).await?
+            kinds::load(connection, &self.env, &seen_before).await?
         };
         let mut beside: HashMap<ObjectRef, Vec<Change>> = HashMap::new();
         if self.purpose.is_thorough() && !mirror.is_empty() {
@@ -596,6 +626,12 @@ impl Sync {
                 old => record.row.changes(old),
             };
             let action = match old {
+                // Nobody knew it, and there is nothing to know.
+                None if record.row.is_empty() => {
+                    unchanged.push(&entry.object);
+                    result.insert(&entry.object, Ending::Ends(Outcome::Unchanged, None));
+                    continue;
+                }
                 None => Action::Created,
                 Some(old) if old.is_tombstone() => Action::Revived,
                 Some(_) if changes.is_empty() => {
@@ -646,7 +682,7 @@ impl Sync {
         }
         let objects: Vec<&ObjectRef> = gone.iter().map(|entry| &entry.object).collect();
         let were_live: HashSet<ObjectRef> =
-            kinds::bury(connection, question.at, &objects).await?.into_iter().collect();
+            kinds::bury(connection, &self.env, question.at, &objects).await?.into_iter().collect();
         let mut events: HashMap<ObjectRef, Option<&'a Event>> = HashMap::new();
         for entry in &gone {
             let was_deleted = entry.known.as_ref().is_some_and(|known| known.deleted_by.is_some());
@@ -670,6 +706,13 @@ impl Sync {
             }
         }
         let mut cascaded = Vec::new();
+        let part = |(parent, relation): (ObjectRef, ObjectRef),
+                    events: &HashMap<ObjectRef, Option<&'a Event>>| {
+            let event = events.get(&parent).copied().flatten();
+            (parent, relation, event)
+        };
+        let left = kinds::leave(connection, question.at, &objects).await?;
+        cascaded.extend(left.into_iter().map(|left| part(left, &events)));
         let mut parents: Vec<ObjectRef> = objects.into_iter().cloned().collect();
         while !parents.is_empty() {
             let borrowed: Vec<&ObjectRef> = parents.iter().collect();
@@ -682,7 +725,9 @@ impl Sync {
             let taken: Vec<&ObjectRef> = dependants.iter().map(|(_, object)| object).collect();
             guard::cascade(connection, &self.env, question, &taken).await?;
             let buried: HashSet<ObjectRef> =
-                kinds::bury(connection, question.at, &taken).await?.into_iter().collect();
+                kinds::bury(connection, &self.env, question.at, &taken).await?.into_iter().collect();
+            // Audited with the whole, if the user goes too.
+            let left = kinds::leave(connection, question.at, &taken).await?;
             parents = dependants.iter().map(|(_, object)| object.clone()).collect();
             for (parent, object) in dependants {
                 let event = events.get(&parent).copied().flatten();
@@ -691,6 +736,7 @@ impl Sync {
                     cascaded.push((parent, object, event));
                 }
             }
+            cascaded.extend(left.into_iter().map(|left| part(left, &events)));
         }
         Ok(cascaded)
     }
@@ -766,8 +812,17 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
                 for parent in &record.parents {
                     claims.entry(parent).or_insert(Claim::Hold);
                 }
-                Claim::Present { updated_at: record.row.updated_at(), complete: entry.held_back.is_none() }
+                Claim::Present {
+                    updated_at: record.row.updated_at(),
+                    born_at: record.row.born_at(),
+                    complete: entry.held_back.is_none(),
+                }
             }
+            Verdict::Gone(DeletedBy::Event) if kinds::reuses_keys(entry.object.kind) => match entry.ended {
+                Some(at) => Claim::Ended(at),
+                // WorkOS was asked, and has nothing since the deletion.
+                None => Claim::Gone(DeletedBy::Answer),
+            },
             Verdict::Gone(by) => Claim::Gone(*by),
             Verdict::Missing => Claim::Missing,
             Verdict::Wait(_) => continue,
@@ -793,7 +848,10 @@ fn orphans<'a>(
         .filter(|entry| won.contains_key(&entry.object))
         .filter_map(|entry| {
             let Verdict::Present(record) = &entry.verdict else { return None };
-            let gone = record.parents.iter().find(|parent| {
+            // What is at the other side of a relation takes its part along, not the whole.
+            let parents =
+                if entry.object.kind.is_relation() { &record.parents[..1] } else { &record.parents[..] };
+            let gone = parents.iter().find(|parent| {
                 buried.contains(parent) || state.get(*parent).is_some_and(|known| known.deleted_by.is_some())
             })?;
             Some((&entry.object, gone))
@@ -811,6 +869,9 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
     let answered = match &entry.verdict {
         Verdict::Wait(_) => return None,
         Verdict::Present(record) => record.row.updated_at(),
+        Verdict::Gone(_) if state.deleted_by.is_none() && entry.ended.is_some() => {
+            return Some(Ending::Ends(Outcome::Superseded, Some(decide::BORN_LATER)));
+        }
         Verdict::Gone(_) if state.deleted_by.is_none() => return Some(Ending::Fails(Failure::Unconfirmed)),
         Verdict::Gone(_) => return Some(Ending::Ends(Outcome::Unchanged, Some("already_deleted"))),
         Verdict::Missing => None,

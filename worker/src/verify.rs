@@ -106,6 +106,16 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds those of another kind of the same table.
+    pub fn add(&mut self, other: &Self) {
+        self.in_step += other.in_step;
+        self.missing += other.missing;
+        self.extra += other.extra;
+        self.different += other.different;
+        self.repaired += other.repaired;
+        self.unannounced += other.unannounced;
+    }
+
     /// Objects that are not in step now.
     #[must_use]
     pub fn left(&self) -> u64 {
@@ -195,6 +205,7 @@ fn differs(said: Option<&Record>, row: Option<&Row>, beside: &[&'static str]) ->
     match (said, row) {
         (None, None) => None,
         (None, Some(_)) => Some((What::Extra, Vec::new())),
+        (Some(record), None) if record.row.is_empty() => None,
         (Some(_), None) => Some((What::Missing, Vec::new())),
         (Some(record), Some(row)) => {
             let changes = record.row.changes_in_full(row);
@@ -230,7 +241,7 @@ impl Comparison<'_> {
     async fn carry_out(&self, walk: &Walk) -> Result<(), Interruption> {
         let Verify { sync, patience, progress, .. } = self.verify;
         let counted = match object::listed(walk.kind) {
-            Listed::Under(parent, _) => parent,
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
             Listed::Everywhere(_) | Listed::Inside(_) => walk.kind,
         };
         let count = || within_time(runs::live_count(&sync.database, &sync.env, counted.name()));
@@ -447,7 +458,7 @@ async fn sides(
 ) -> Result<Sides, crate::database::Trouble> {
     within_time(async {
         let mut connection = sync.database.acquire().await?;
-        let rows = object::load(&mut connection, objects).await?;
+        let rows = object::load(&mut connection, &sync.env, objects).await?;
         let mut beside: HashMap<ObjectRef, Vec<&'static str>> = HashMap::new();
         for (object, column) in object::beside(&mut connection, said).await? {
             beside.entry(object).or_default().push(column);
@@ -497,7 +508,7 @@ impl Visitor for Reading<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.comparison.verify.progress.advance(steps, objects);

@@ -59,8 +59,10 @@ impl State {
         if !asked.authorized {
             return Failure::Status(401).answer(&self.knobs);
         }
-        if !self.knobs.rate_limits.is_empty()
-            && let Err(seconds) = self.limiter.take(&self.knobs.rate_limits, asked.path, now)
+        let directory =
+            if self.knobs.rate_limits.is_empty() { None } else { self.directory_of(asked, route, id) };
+        if let Err(seconds) =
+            self.limiter.take(&self.knobs.rate_limits, asked.path, directory.as_deref(), now)
         {
             return Failure::TooMany(Some(seconds)).answer(&self.knobs);
         }
@@ -83,11 +85,29 @@ impl State {
         let query = Query::parse(asked.query);
         let reply = match (route, id) {
             (Route::Get(kind), Some(id)) => self.get_one(kind, id, stale, now),
-            (Route::List(kind), _) => self.list(kind, &query, now).map(Reply::ok),
+            (Route::List(kind), of) => self.list(kind, &query.of(of), now).map(Reply::ok),
             (Route::Events, _) => self.events_page(&query, now).map(Reply::ok),
             _ => Err(Reply::message(404, "Not Found")),
         };
         Answer::Reply(reply.unwrap_or_else(|refusal| refusal))
+    }
+
+    /// The directory that a request is about: it has a limit of its own.
+    fn directory_of(&self, asked: &Asked<'_>, route: Route, id: Option<&str>) -> Option<String> {
+        let query = Query::parse(asked.query);
+        let of = |kind, id: &str| {
+            let fields = self.store.view(NOW).fields(kind, id)?;
+            object::text(fields, "directory_id").map(str::to_owned)
+        };
+        match (route, id) {
+            (Route::Get(kind), Some(id)) => of(kind, id),
+            (Route::List(_), _) => match (query.get("directory"), query.get("group")) {
+                (Some(directory), _) => Some(directory.to_owned()),
+                (None, Some(group)) => of(Kind::DirectoryGroup, group),
+                (None, None) => None,
+            },
+            _ => None,
+        }
     }
 
     fn script(&mut self, route: Route, id: Option<&str>) -> Option<Script> {
@@ -109,7 +129,11 @@ impl State {
         } else {
             self.moment_of(kind, id, now)
         };
-        self.show(kind, id, as_of)
+        let shown = self.show(kind, id, as_of).or_else(|| {
+            let instead = object::of(kind).instead(self.store.view(as_of), id)?;
+            Some(Bytes::from(instead.to_string()))
+        });
+        shown
             .map(Reply::ok)
             .ok_or_else(|| Reply::message(404, &format!("{} not found: '{id}'.", object::of(kind).title())))
     }
@@ -138,21 +162,26 @@ impl State {
     }
 }
 
-/// What a path asks for, and the id in it.
-fn route(path: &str) -> (Route, Option<String>) {
+/// What a path asks for, and the id in it: of the object, or of the one whose list it is.
+pub(super) fn route(path: &str) -> (Route, Option<String>) {
     if path == "/events" {
         return (Route::Events, None);
     }
+    let segments: Vec<String> =
+        path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     for kind in Kind::ALL {
-        let Some(rest) = path.strip_prefix(object::of(kind).path()) else { continue };
-        if rest.is_empty() {
-            return (Route::List(kind), None);
+        let object = object::of(kind);
+        let template: Vec<&str> = object.path().split('/').collect();
+        let Some((beginning, rest)) = segments.split_at_checked(template.len()) else { continue };
+        if !template.iter().zip(beginning).all(|(wanted, segment)| *wanted == "{}" || wanted == segment) {
+            continue;
         }
-        if let Some(id) = rest.strip_prefix('/')
-            && !id.is_empty()
-            && !id.contains('/')
-        {
-            return (Route::Get(kind), Some(percent_decode_str(id).decode_utf8_lossy().into_owned()));
+        let of = template.iter().zip(beginning).find(|(wanted, _)| **wanted == "{}");
+        let of = of.map(|(_, segment)| segment.as_str());
+        match rest {
+            [] => return (Route::List(kind), of.map(str::to_owned)),
+            [id] if !id.is_empty() => return (Route::Get(kind), Some(object.found_by(of, id))),
+            _ => {}
         }
     }
     (Route::Unknown, None)

@@ -1,5 +1,7 @@
 //! The state behind the one lock, and how it changes.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Duration, SecondsFormat, SubsecRound as _, Utc};
 use serde_json::Value;
 use shared::id::{Kind, ObjectRef};
@@ -76,22 +78,26 @@ impl State {
         self.store.view(NOW).fields(kind, id).is_some()
     }
 
-    /// Makes an object. An id among the given fields is kept.
+    /// Makes an object. An id among the given fields is kept. Returns what it is asked for by.
     pub(super) fn create(&mut self, kind: Kind, given: Fields, manner: Manner, now: DateTime<Utc>) -> String {
         let object = object::of(kind);
+        let now = self.store.moment(now);
         let id = match text(&given, "id") {
             Some(id) => id.to_owned(),
             None => self.ulids.next(object.prefix(), &mut self.rng, now),
         };
         let mut fields = object.defaults(&id, &given);
-        fields.insert("object".to_owned(), kind.name().into());
+        fields.insert("object".to_owned(), object.name().into());
         fields.insert("id".to_owned(), id.as_str().into());
         fields.insert("created_at".to_owned(), iso(now).into());
         fields.insert("updated_at".to_owned(), iso(now).into());
         fields.extend(given);
+        let event_type = object.create_event(&fields);
+        let id = object.key(&id, &fields);
         self.store.write(kind, &id, Some(fields), now);
-        if manner == Manner::Announced {
-            let event_type = format!("{kind}.created");
+        if manner == Manner::Announced
+            && let Some(event_type) = event_type
+        {
             let data = self.payload(&event_type, kind, &id);
             self.announce(&event_type, Some(ObjectRef::new(kind, &*id)), data, now);
         }
@@ -120,12 +126,20 @@ impl State {
         }
         let event_type = object::of(kind).update_event(&before, &after);
         self.store.write(kind, id, Some(after), now);
-        if manner != Manner::Announced {
+        let (Manner::Announced, Some(event_type)) = (manner, event_type) else {
             return Changed { found: true, event: None };
-        }
+        };
         let data = self.payload(&event_type, kind, id);
         let event = self.announce(&event_type, Some(ObjectRef::new(kind, id)), data, now);
         Changed { found: true, event: Some(event) }
+    }
+
+    /// Takes a field away from an object.
+    pub(super) fn take_away(&mut self, kind: Kind, id: &str, field: &str, now: DateTime<Utc>) -> bool {
+        let Some(mut fields) = self.store.view(NOW).fields(kind, id).cloned() else { return false };
+        fields.remove(field);
+        self.store.write(kind, id, Some(fields), now);
+        true
     }
 
     /// Deletes an object and what cannot be without it, dependants first.
@@ -133,13 +147,20 @@ impl State {
         if !self.is_alive(kind, id) {
             return Changed::default();
         }
-        let mut doomed = self.dependants(id);
-        doomed.push((kind, id.to_owned()));
         let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
             .then(|| now + milliseconds(self.knobs.async_delete_ms));
+        // It goes after its last change, so that it can be told what came first.
+        let changed = self.store.view(NOW).fields(kind, id).and_then(|fields| text(fields, "updated_at"));
+        let now = changed
+            .and_then(shared::timestamp::parse)
+            .map_or(now, |changed| now.max(changed + Duration::milliseconds(1)));
+        let mut doomed = self.dependants(id);
+        doomed.push((kind, id.to_owned()));
         // What the events say is what was there before any of it went.
-        let payloads: Vec<Value> =
-            doomed.iter().map(|(kind, id)| self.payload(&format!("{kind}.deleted"), *kind, id)).collect();
+        let payloads: Vec<Value> = doomed
+            .iter()
+            .map(|(kind, id)| self.payload(&object::of(*kind).delete_event(), *kind, id))
+            .collect();
         for (kind, id) in &doomed {
             self.store.write(*kind, id, None, now);
             if let Some(until) = lingers_until {
@@ -147,11 +168,15 @@ impl State {
             }
         }
         let mut event = None;
+        let tells_of_all = self.knobs.cascade_events && !object::of(kind).falls_alone();
         for ((doomed_kind, doomed_id), data) in doomed.into_iter().zip(payloads) {
             let itself = doomed_kind == kind && doomed_id == id;
-            if manner == Manner::Announced && (itself || self.knobs.cascade_events) {
+            let event_type = object::of(doomed_kind).delete_event();
+            // What WorkOS has no event for goes in silence.
+            let has_event = shared::catalogue::find(&event_type).is_some();
+            if manner == Manner::Announced && has_event && (itself || tells_of_all) {
                 let about = Some(ObjectRef::new(doomed_kind, doomed_id));
-                event = Some(self.announce(&format!("{doomed_kind}.deleted"), about, data, now));
+                event = Some(self.announce(&event_type, about, data, now));
             }
         }
         Changed { found: true, event }
@@ -159,15 +184,33 @@ impl State {
 
     /// Everything alive that points to this object, deepest first.
     fn dependants(&self, id: &str) -> Vec<(Kind, String)> {
-        let mut all: Vec<(Kind, String)> = Vec::new();
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        self.gather_dependants(id, &mut all, &mut seen);
+        all
+    }
+
+    fn gather_dependants(&self, id: &str, all: &mut Vec<(Kind, String)>, seen: &mut HashSet<(Kind, String)>) {
         for child in self.store.living_children(id) {
-            for dependant in self.dependants(&child.1).into_iter().chain([child]) {
-                if !all.contains(&dependant) {
-                    all.push(dependant);
-                }
+            if seen.insert(child.clone()) {
+                self.gather_dependants(&child.1, all, seen);
+                all.push(child);
             }
         }
-        all
+    }
+
+    /// Announces something of an object that is there.
+    pub(super) fn tell(
+        &mut self,
+        event_type: &str,
+        kind: Kind,
+        id: &str,
+        now: DateTime<Utc>,
+    ) -> Option<String> {
+        if !self.is_alive(kind, id) {
+            return None;
+        }
+        let data = self.payload(event_type, kind, id);
+        Some(self.announce(event_type, Some(ObjectRef::new(kind, id)), data, now))
     }
 
     /// What an event of this type says of an object that is there.

@@ -134,14 +134,26 @@ impl Column for Texts {
     }
 }
 
+/// The name of a column whose field in Rust must be written `r#type`.
+pub(super) const fn bare(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
 /// Declares the columns of a kind, once: the row, its comparison, and the arrays that carry many
 /// rows to one statement. `personal` marks a column whose values the audit log redacts, `derived` one
 /// that follows the row of another object and so is not compared with the answer, `unannounced` one that
 /// WorkOS changes without an event.
 macro_rules! columns {
-    (@personal $name:ident personal) => { stringify!($name) };
+    // What cannot be a field of a row by its own name: `id` is what the guard knows it by, `type` a word of Rust.
+    (@name workos_id) => { "id" };
+    (@name role_type) => { "type" };
+    (@name $name:ident) => { stringify!($name) };
+    (@personal $name:ident personal) => { $crate::object::columns::columns!(@name $name) };
     (@personal $name:ident $other:ident) => { "" };
-    (@unannounced $name:ident unannounced) => { stringify!($name) };
+    (@unannounced $name:ident unannounced) => { $crate::object::columns::columns!(@name $name) };
     (@unannounced $name:ident $other:ident) => { "" };
     (@derived derived) => { true };
     (@derived $( $other:ident )?) => { false };
@@ -152,7 +164,7 @@ macro_rules! columns {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
         pub struct Row {
-            /// WorkOS id.
+            /// What the guard knows it by: its WorkOS id, or its slug.
             pub id: String,
             $(
                 #[doc = concat!("Column `", stringify!($name), "`.")]
@@ -165,12 +177,24 @@ macro_rules! columns {
         }
 
         impl Row {
+            /// No relation.
+            #[must_use]
+            pub const fn members(&self) -> Option<&std::collections::BTreeSet<String>> {
+                None
+            }
+
+            /// It is an object of its own.
+            #[must_use]
+            pub const fn is_empty(&self) -> bool {
+                false
+            }
+
             /// Takes the columns from an answer that was stripped.
             fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     id: id.to_owned(),
-                    $( $name: <$crate::object::columns::$column>::read(&fields, stringify!($name)), )+
+                    $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::bare($crate::object::columns::columns!(@name $name))), )+
                     raw: serde_json::Value::Object(fields),
                     deleted_at: None,
                 }
@@ -186,7 +210,7 @@ macro_rules! columns {
                     let before = old.and_then(|old| old.$name.as_ref());
                     if !$crate::object::columns::columns!(@derived $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
-                            column: stringify!($name),
+                            column: $crate::object::columns::bare($crate::object::columns::columns!(@name $name)),
                             old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
                             new: self.$name.to_json(),
                         });
@@ -210,7 +234,7 @@ macro_rules! columns {
                 $(
                     if $crate::object::columns::columns!(@derived $( $marker )?) && self.$name != old.$name {
                         changes.push($crate::object::columns::Change {
-                            column: stringify!($name),
+                            column: $crate::object::columns::bare($crate::object::columns::columns!(@name $name)),
                             old: old.$name.to_json(),
                             new: self.$name.to_json(),
                         });
@@ -230,6 +254,7 @@ macro_rules! columns {
 
         /// Many rows, column by column.
         struct Columns<'a> {
+            #[allow(dead_code, reason = "what is known by its slug has its id among the columns")]
             ids: Vec<&'a str>,
             $( $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
             raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
