@@ -105,7 +105,7 @@ async fn when_workos_asks_one_copy_for_quiet_all_are_quiet() {
     world.start_worker().await;
     let sim = world.sim().clone();
     world.eventually("some requests", async || (sim.requests().total() > 40).then_some(())).await;
-    let open = sim.ever(Kind::User).into_iter().rev().next().expect("a user");
+    let open = sim.ever(Kind::User).into_iter().next_back().expect("a user");
     sim.fail_next(Kind::User, &open, 1, support::sim::Failure::TooMany(Some(3)));
     world.eventually("a refusal", async || (refused(&sim) > 0).then_some(())).await;
     let paused: Duration = world
