@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::catalogue::{self, Entry};
-use crate::event::{Channel, Event};
+use crate::catalogue::{self, Entry, Path};
+use crate::event::{Channel, Event, Member};
 use crate::timestamp;
 
 /// An id or a type longer than this is not one: WorkOS's have about 35 characters.
@@ -38,10 +38,12 @@ pub fn read(body: &[u8], channel: Channel, received_at: DateTime<Utc>) -> Result
     Ok(Event {
         id,
         event_type,
-        kind: entry.map(|entry| entry.kind.name().to_owned()),
-        operation: entry.map(|entry| entry.operation),
+        kind: entry.and_then(|entry| entry.kind).map(|kind| kind.name().to_owned()),
+        operation: entry.and_then(|entry| entry.operation),
         object_id: subject.id,
         organization_id: subject.organization_id,
+        directory_id: subject.directory_id,
+        member: subject.member,
         created_at: time(created_at),
         updated_at: subject.updated_at,
         actor: actor(context),
@@ -56,19 +58,44 @@ pub fn read(body: &[u8], channel: Channel, received_at: DateTime<Utc>) -> Result
 struct Subject {
     id: Option<String>,
     organization_id: Option<String>,
+    directory_id: Option<String>,
+    member: Option<Member>,
     updated_at: Option<DateTime<Utc>>,
 }
 
 impl Subject {
     fn find(entry: &Entry, data: Option<&RawValue>) -> Self {
-        let Some((id, holder)) = entry.id.split_last() else { return Self::default() };
+        let Some((last, before)) = entry.id.split_last() else { return Self::default() };
+        let mut subject = Self::beside(last, entry.organization, data);
+        let named = |path: Path| {
+            let (last, holder) = path.split_last()?;
+            let [id] = members_of(descend(data, holder), [last]);
+            name(id)
+        };
+        subject.directory_id = named(entry.directory);
+        if let Some((path, is_in)) = entry.member {
+            subject.member = named(path).map(|id| Member { id, is_in });
+            // That of the user, which a change of groups does not move.
+            subject.updated_at = None;
+        }
+        for path in before.iter().rev() {
+            subject.id = named(path).zip(subject.id).map(|(part, rest)| format!("{part}/{rest}"));
+        }
+        subject
+    }
+
+    /// What stands beside the (last part of the) id, and its organization.
+    fn beside(id: Path, organization: Path, data: Option<&RawValue>) -> Self {
+        let Some((id, holder)) = id.split_last() else { return Self::default() };
         let object = descend(data, holder);
-        let organization = match entry.organization.split_last() {
+        let organization = match organization.split_last() {
             Some((organization, same)) if same == holder => {
                 let [id, updated_at, organization] = members_of(object, [id, "updated_at", organization]);
                 return Self {
                     id: name(id),
                     organization_id: name(organization),
+                    directory_id: None,
+                    member: None,
                     updated_at: time(updated_at),
                 };
             }
@@ -79,7 +106,13 @@ impl Subject {
             None => None,
         };
         let [id, updated_at] = members_of(object, [id, "updated_at"]);
-        Self { id: name(id), organization_id: organization, updated_at: time(updated_at) }
+        Self {
+            id: name(id),
+            organization_id: organization,
+            directory_id: None,
+            member: None,
+            updated_at: time(updated_at),
+        }
     }
 }
 
@@ -220,6 +253,8 @@ mod tests {
                 operation: Some(Operation::Updated),
                 object_id: Some("om_1".to_owned()),
                 organization_id: Some("org_1".to_owned()),
+                directory_id: None,
+                member: None,
                 created_at: timestamp::parse("2026-01-15T12:00:01.500Z"),
                 updated_at: timestamp::parse("2026-01-15T12:00:00Z"),
                 actor: Some("dashboard:user_2".to_owned()),
@@ -390,7 +425,15 @@ mod tests {
         if !entry.organization.is_empty() {
             put(entry.organization, organization);
         }
-        put(entry.id, id);
+        if !entry.directory.is_empty() {
+            put(entry.directory, "directory_1");
+        }
+        if let Some((member, _)) = entry.member {
+            put(member, "member_1");
+        }
+        for (path, part) in entry.id.iter().zip(id.split('/')) {
+            put(path, part);
+        }
         data
     }
 
@@ -426,21 +469,24 @@ mod tests {
         ) {
             let entry = &catalogue::ENTRIES[position];
             let organization = format!("org_of_{id}");
+            let parts = entry.id.iter().map(|path| if *path == entry.organization { &organization } else { &id });
+            let object_id = parts.map(String::as_str).collect::<Vec<_>>().join("/");
+            let object_id = Some(object_id.as_str()).filter(|id| !id.is_empty());
             let body = json!({
                 "object": object, "id": format!("event_{id}"), "event": entry.event_type,
-                "data": payload(entry, &id, &organization, &extra),
+                "data": payload(entry, object_id.unwrap_or_default(), &organization, &extra),
                 "created_at": created_at, "context": context, "extra": extra,
             });
             let event = event(&body.to_string()).expect("an event");
             prop_assert_eq!(&event.id, &format!("event_{id}"));
-            prop_assert_eq!(event.object_id.as_deref(), Some(id.as_str()));
-            prop_assert_eq!(event.kind.as_deref(), Some(entry.kind.name()));
-            let expected = match entry.organization {
-                [] => None,
-                path if path == entry.id => Some(id.as_str()),
-                _ => Some(organization.as_str()),
-            };
+            prop_assert_eq!(event.object_id.as_deref(), object_id);
+            prop_assert_eq!(event.kind.as_deref(), entry.kind.map(crate::id::Kind::name));
+            let expected = (!entry.organization.is_empty()).then_some(organization.as_str());
             prop_assert_eq!(event.organization_id.as_deref(), expected);
+            let expected = (!entry.directory.is_empty()).then_some("directory_1");
+            prop_assert_eq!(event.directory_id.as_deref(), expected);
+            let expected = entry.member.map(|(_, is_in)| Member { id: "member_1".to_owned(), is_in });
+            prop_assert_eq!(&event.member, &expected);
             let published = serde_json::to_string(&event).expect("a message");
             prop_assert!(!published.contains(MARKER), "{}", published);
         }

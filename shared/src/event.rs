@@ -54,6 +54,12 @@ pub struct Event {
     /// The organization it belongs to, where the payload tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization_id: Option<String>,
+    /// The directory that holds it, where the payload tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_id: Option<String>,
+    /// The one member that it is about, of a relation that is only answered as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<Member>,
     /// When WorkOS made the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<DateTime<Utc>>,
@@ -67,6 +73,15 @@ pub struct Event {
     pub received_at: DateTime<Utc>,
     /// How it reached us.
     pub channel: Channel,
+}
+
+/// What an event says of one member of a relation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its WorkOS id.
+    pub id: String,
+    /// Whether it is a member now.
+    pub is_in: bool,
 }
 
 impl Event {

@@ -18,12 +18,28 @@ pub enum Kind {
     OrganizationDomain,
     /// `organization_membership`, ids `om_...`.
     OrganizationMembership,
+    /// `directory`, ids `directory_...`.
+    Directory,
+    /// `directory_user`, ids `directory_user_...`.
+    DirectoryUser,
+    /// `directory_group`, ids `directory_group_...`.
+    DirectoryGroup,
+    /// `directory_group_membership`: the groups of one directory user, by the id of that user.
+    DirectoryGroupMembership,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 4] =
-        [Self::Organization, Self::User, Self::OrganizationDomain, Self::OrganizationMembership];
+    pub const ALL: [Self; 8] = [
+        Self::Organization,
+        Self::User,
+        Self::OrganizationDomain,
+        Self::OrganizationMembership,
+        Self::Directory,
+        Self::DirectoryUser,
+        Self::DirectoryGroup,
+        Self::DirectoryGroupMembership,
+    ];
 
     /// The name used in messages, tables, metrics and commands.
     #[must_use]
@@ -33,7 +49,18 @@ impl Kind {
             Self::User => "user",
             Self::OrganizationDomain => "organization_domain",
             Self::OrganizationMembership => "organization_membership",
+            Self::Directory => "directory",
+            Self::DirectoryUser => "directory_user",
+            Self::DirectoryGroup => "directory_group",
+            Self::DirectoryGroupMembership => "directory_group_membership",
         }
+    }
+
+    /// Whether it is a relation that is only answered as a whole: everything that belongs to one object, whose id is the
+    /// id.
+    #[must_use]
+    pub const fn is_relation(self) -> bool {
+        matches!(self, Self::DirectoryGroupMembership)
     }
 }
 
@@ -45,9 +72,7 @@ impl fmt::Display for Kind {
 
 /// A name that is not a kind.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "`{0}` is not a kind of object; known are organization, user, organization_domain, organization_membership"
-)]
+#[error("`{0}` is not a kind of object; known are {known}", known = Kind::ALL.map(Kind::name).join(", "))]
 pub struct UnknownKind(String);
 
 impl FromStr for Kind {

@@ -238,7 +238,7 @@ impl Backfill {
     /// How many steps the progress of a walk has, as far as the mirror knows.
     async fn steps(&self, kind: Kind) -> Result<Option<u64>, Interruption> {
         let counted = match object::listed(kind) {
-            Listed::Under(parent, _) => parent,
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
             Listed::Everywhere(_) | Listed::Inside(_) => kind,
         };
         let count = || within_time(runs::live_count(&self.sync.database, &self.sync.env, counted.name()));
@@ -341,7 +341,7 @@ impl Visitor for Writing<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.backfill.progress.advance(steps, objects);

@@ -27,8 +27,9 @@ use crate::guard::Life;
 use crate::process::{self, Begun, Delivery, Means};
 use crate::{backoff, database};
 
-/// Deliveries that all workers together may have in hand or waiting for a retry.
-const MAX_ACK_PENDING: i64 = 10_000;
+/// Deliveries that all workers together may have in hand or waiting for a retry, or for a list: the first import of a
+/// large directory alone is tens of thousands, which must not hold up all others.
+const MAX_ACK_PENDING: i64 = 50_000;
 /// Deliveries of one event, per attempt that it has. Many are not its fault (WorkOS down, or limiting us), so there
 /// are many; what used them up is looked at, and goes on if it is well.
 const DELIVERIES_PER_ATTEMPT: u32 = 8;
@@ -114,11 +115,11 @@ async fn pause(delay: Duration, stop: &CancellationToken) {
 }
 
 /// The life of a stream, to the microsecond that Postgres keeps.
-fn life_of(info: &jetstream::stream::Info) -> Life {
+pub(crate) fn life_of(info: &jetstream::stream::Info) -> Life {
     info.created.trunc_subsecs(6)
 }
 
-fn last_of(info: &jetstream::stream::Info) -> i64 {
+pub(crate) fn last_of(info: &jetstream::stream::Info) -> i64 {
     i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX)
 }
 

@@ -50,6 +50,8 @@ pub enum Failure {
     Malformed,
     /// It was begun so often without ever ending that it must be what makes the worker die.
     Crash,
+    /// Many objects of its directory wait, so their list is read: it comes again after this long.
+    AwaitsList(Duration),
     /// A kind of object that only a later version knows: a copy of that version will carry it out.
     LaterVersion,
 }
@@ -97,7 +99,7 @@ const WORLD_STEPS: u32 = 6;
 
 impl Failure {
     /// The name of every class.
-    pub const CLASSES: [&str; 15] = [
+    pub const CLASSES: [&str; 16] = [
         "rate_limited",
         "server_fault",
         "unreachable",
@@ -112,6 +114,7 @@ impl Failure {
         "row_refused",
         "malformed",
         "crash",
+        "awaits_list",
         "later_version",
     ];
 
@@ -134,6 +137,7 @@ impl Failure {
             Self::RowRefused(_) => "row_refused",
             Self::Malformed => "malformed",
             Self::Crash => "crash",
+            Self::AwaitsList(_) => "awaits_list",
             Self::LaterVersion => "later_version",
         }
     }
@@ -161,6 +165,7 @@ impl Failure {
             | Self::Unconfirmed
             | Self::ParentWaits(_)
             | Self::DatabaseUnavailable
+            | Self::AwaitsList(_)
             | Self::LaterVersion => Blame::World,
             Self::ServerFault { .. }
             | Self::Unreachable
@@ -194,6 +199,7 @@ impl Failure {
             | Self::ParentWaits(_)
             | Self::DatabaseUnavailable
             | Self::Malformed
+            | Self::AwaitsList(_)
             | Self::LaterVersion => false,
         }
     }
@@ -224,6 +230,7 @@ impl Failure {
                 CONFIRM_DELAY.max(backoff::soon(delivery.min(WORLD_STEPS)))
             }
             Self::StaleRead if attempt <= STALE_SOON => backoff::soon(attempt),
+            Self::AwaitsList(delay) => *delay,
             Self::LaterVersion => again(delivery),
             Self::StaleRead
             | Self::ServerFault { .. }
@@ -261,6 +268,7 @@ impl fmt::Display for Failure {
             Self::RowRefused(detail) => write!(f, "Postgres refused the row: {detail}"),
             Self::Malformed => f.write_str("it holds no event, or names no object"),
             Self::Crash => f.write_str("the worker died each time it tried"),
+            Self::AwaitsList(_) => f.write_str("the list of its directory is read"),
             Self::LaterVersion => f.write_str("a later version of the worker must carry it out"),
         }
     }
@@ -275,7 +283,7 @@ mod tests {
     const RETRIES: Retries = Retries { attempts: 12, schedule: Schedule::REDELIVERY };
 
     /// One of each class, in the order of `CLASSES`.
-    fn one_of_each() -> [Failure; 15] {
+    fn one_of_each() -> [Failure; 16] {
         [
             Failure::RateLimited { retry_after: None },
             Failure::ServerFault { status: 500 },
@@ -291,6 +299,7 @@ mod tests {
             Failure::RowRefused("23514 users_email_check".to_owned()),
             Failure::Malformed,
             Failure::Crash,
+            Failure::AwaitsList(Duration::ZERO),
             Failure::LaterVersion,
         ]
     }

@@ -5,16 +5,18 @@
 //! [`sync`] asks, claims and writes, with [`workos`] for the questions, [`guard`] for the races,
 //! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
 //! and [`backoff`] how long that takes. Beside them, [`tail`] reads the Events API into the same stream, and what
-//! somebody waits for goes by the [`fast_lane`], with its [`relations`].
+//! somebody waits for goes by the [`fast_lane`], with its [`relations`]; when many objects of one directory wait, [`burst`]
+//! reads its list instead.
 //!
 //! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
-//! Both [`walk`] the lists, [`listing`] reads a page, [`reconcile`] carries what a page told through the same verb,
+//! Both [`walk`] the lists, [`listing`] reads a page, [`whole`] composes relations, [`reconcile`] carries what a page told through the same verb,
 //! [`runs`] keeps where they stand and [`progress`] shows it. [`dead_letter`] keeps what needs a person,
 //! and [`breaker`] keeps it from being everything.
 
 pub mod backfill;
 pub mod backoff;
 pub mod breaker;
+pub mod burst;
 pub mod command;
 pub mod config;
 pub mod consumer;
@@ -39,4 +41,5 @@ pub mod sync;
 pub mod tail;
 pub mod verify;
 pub mod walk;
+pub mod whole;
 pub mod workos;

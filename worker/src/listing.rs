@@ -34,6 +34,15 @@ pub struct Page {
     pub after: Option<String>,
 }
 
+/// The path of a page of the list at `path`, the first or the one after a cursor.
+#[must_use]
+pub fn paged(path: &str, after: Option<&str>) -> String {
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let cursor = after.map(|after| format!("&after={}", utf8_percent_encode(after, NON_ALPHANUMERIC)));
+    let cursor = cursor.unwrap_or_default();
+    format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}")
+}
+
 /// Asks for a page of the list at `path`, oldest objects first, so that a cursor keeps its meaning while new
 /// ones are made. `None` when what the list belongs to is not there.
 pub async fn page(
@@ -43,10 +52,7 @@ pub async fn page(
     after: Option<&str>,
     lane: Lane,
 ) -> Result<Option<Page>, Failure> {
-    let joint = if path.contains('?') { '&' } else { '?' };
-    let cursor = after.map(|after| format!("&after={}", utf8_percent_encode(after, NON_ALPHANUMERIC)));
-    let cursor = cursor.unwrap_or_default();
-    let path = format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}");
+    let path = paged(path, after);
     let Some(answered) = workos.page(&path, kind.name(), lane).await? else { return Ok(None) };
     let mut page =
         Page { told: Vec::with_capacity(answered.items.len()), unreadable: 0, after: answered.after };
@@ -132,6 +138,7 @@ pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Dura
         | Failure::RowRefused(_)
         | Failure::Malformed
         | Failure::Crash
+        | Failure::AwaitsList(_)
         | Failure::LaterVersion => None,
     }
 }
@@ -226,6 +233,7 @@ pub fn interruption(failure: &Failure) -> Option<Interruption> {
         | Failure::RowRefused(_)
         | Failure::Malformed
         | Failure::Crash
+        | Failure::AwaitsList(_)
         | Failure::LaterVersion => None,
     }
 }

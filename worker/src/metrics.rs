@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use shared::catalogue;
 use shared::event::Channel;
 use shared::metrics::{latency_buckets, registry, render};
 
@@ -21,6 +22,11 @@ use crate::tail::metrics::TailMetrics;
 struct EventLabels {
     outcome: &'static str,
     channel: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabels {
+    event_type: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +48,7 @@ struct KindLabels {
 struct Inner {
     registry: Registry,
     events: Family<EventLabels, Counter>,
+    ignored: Family<TypeLabels, Counter>,
     retries: Family<FailureLabels, Counter>,
     apply_lag: Histogram,
     batch_size: Histogram,
@@ -73,6 +80,8 @@ impl Metrics {
         let mut registry = registry();
         let events = Family::default();
         registry.register("events", "Events that have their outcome", events.clone());
+        let ignored = Family::default();
+        registry.register("ignored", "Events of types that are not mirrored, by type", ignored.clone());
         let retries = Family::default();
         registry.register("retries", "Deliveries that will come again, by reason", retries.clone());
         let apply_lag = Histogram::new(latency_buckets());
@@ -123,6 +132,7 @@ impl Metrics {
         Self(Arc::new(Inner {
             registry,
             events,
+            ignored,
             retries,
             apply_lag,
             batch_size,
@@ -162,6 +172,11 @@ impl Metrics {
         if let Some(lag) = created_at.and_then(|created_at| (now - created_at).to_std().ok()) {
             self.0.apply_lag.observe(lag.as_secs_f64());
         }
+    }
+
+    /// An event was recorded and nothing else, because its type is not mirrored.
+    pub fn ignored(&self, event_type: &str) {
+        self.0.ignored.get_or_create(&TypeLabels { event_type: catalogue::label(event_type) }).inc();
     }
 
     /// A delivery will come again.

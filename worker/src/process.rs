@@ -1,6 +1,6 @@
 //! One batch, start to finish: look up, coalesce, sync, settle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,20 +8,21 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{AckKind, Message};
 use chrono::{DateTime, Utc};
 use shared::event::{Arrival, Channel, Event};
-use shared::id::ObjectRef;
+use shared::id::{Kind, ObjectRef};
 use shared::{clock, subject};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::breaker::Breaker;
+use crate::burst::{self, Bursts, Waiting};
 use crate::database::{self, Trouble};
 use crate::dead_letter::{DeadLetters, Doomed};
 use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy, Retries};
-use crate::guard::{self, Covers, Found, Known, Life, Question, Wanted};
+use crate::guard::{self, Covers, DeletedBy, Found, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
-use crate::sync::{Delivered, Ending, Sync, Wish};
+use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
 use crate::{crash, ledger};
 
@@ -30,6 +31,9 @@ const HAND_BACK: Duration = Duration::from_millis(50);
 /// Tries that begin and never end, before an event counts as what kills the worker: so many at least, or its
 /// neighbours could not be told from it.
 const LEAST_CRASHES: u32 = 3;
+
+/// How often an answer about a relation is doubted that does not say what an event said.
+const DOUBTS: u32 = 4;
 
 /// What a batch is carried out with.
 #[derive(Clone)]
@@ -46,6 +50,8 @@ pub struct Means {
     pub dead_letters: DeadLetters,
     /// Keeps them from being everything.
     pub breaker: Breaker,
+    /// Lists instead, when many objects of one directory wait.
+    pub bursts: Bursts,
     /// Held while an event that may kill the worker is tried: one at a time.
     pub alone: Arc<Mutex<()>>,
 }
@@ -149,7 +155,17 @@ fn without_nul(mut event: Event) -> Event {
     };
     clean(&mut event.id);
     clean(&mut event.event_type);
-    for text in [&mut event.kind, &mut event.object_id, &mut event.organization_id, &mut event.actor] {
+    let member = event.member.as_mut().map(|member| &mut member.id);
+    if let Some(member) = member {
+        clean(member);
+    }
+    for text in [
+        &mut event.kind,
+        &mut event.object_id,
+        &mut event.organization_id,
+        &mut event.directory_id,
+        &mut event.actor,
+    ] {
         text.as_mut().map(clean);
     }
     event
@@ -167,6 +183,8 @@ fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Ut
         operation: None,
         object_id: None,
         organization_id: None,
+        directory_id: None,
+        member: None,
         created_at: None,
         updated_at: None,
         actor: None,
@@ -247,6 +265,9 @@ pub async fn batch(
             }
             Settlement::Done(outcome) => {
                 means.metrics.event(*outcome, event.channel, event.created_at, now);
+                if *outcome == Outcome::Ignored {
+                    means.metrics.ignored(&event.event_type);
+                }
                 if event.channel == Channel::Webhook {
                     means.metrics.tail().webhook(event.created_at, event.received_at);
                 }
@@ -255,14 +276,16 @@ pub async fn batch(
             }
             Settlement::Again(failure, delay) => {
                 means.metrics.retry(failure.class());
-                tracing::info!(
-                    event.id = %event.id,
-                    event.r#type = %event.event_type,
-                    delivery.attempt = delivered.attempt(),
-                    wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                    reason = %failure.reason(),
-                    "could not be settled, will come again"
-                );
+                if !matches!(failure, Failure::AwaitsList(_)) {
+                    tracing::info!(
+                        event.id = %event.id,
+                        event.r#type = %event.event_type,
+                        delivery.attempt = delivered.attempt(),
+                        wait_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                        reason = %failure.reason(),
+                        "could not be settled, will come again"
+                    );
+                }
                 AckKind::Nak(Some(*delay))
             }
             Settlement::Dies(failure) => {
@@ -474,15 +497,21 @@ impl Round<'_> {
             _ => None,
         };
 
+        let standings: Vec<Standing> =
+            places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
         let mut ended = BTreeMap::new();
+        self.divert(batch, places, &standings, &mut ended, endings).await?;
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
         let mut suspects = Vec::new();
         let mut traced = Vec::new();
         let mut asked = 0;
         let mut only_retries = true;
-        for (place, found) in places.iter().copied().zip(found) {
+        for ((place, found), standing) in places.iter().copied().zip(found).zip(standings) {
+            if endings.contains_key(&place) || ended.contains_key(&place) {
+                continue;
+            }
             let delivered = &batch[place];
-            let deleted = match stand(delivered, &found, last) {
+            let deleted = match standing {
                 Standing::Settled => {
                     endings.insert(place, Ending::Duplicate);
                     continue;
@@ -518,9 +547,16 @@ impl Round<'_> {
                 said: None,
                 known: found.known,
                 events: Vec::new(),
+                members: BTreeMap::new(),
                 told: None,
             });
             wish.said = wish.said.max(delivered.event.updated_at);
+            // A later event may have said the contrary: the answer is believed in the end.
+            if let Some(member) = &delivered.event.member
+                && delivered.attempts < DOUBTS
+            {
+                wish.members.insert(member.id.clone(), member.is_in);
+            }
             if deleted && !wish.deleted {
                 wish.deleted = true;
                 wish.events.insert(0, place);
@@ -540,6 +576,65 @@ impl Round<'_> {
         }
         endings.append(&mut ended);
         Ok(suspects)
+    }
+
+    /// Events that are not asked for one by one: those of a deleted directory, which end, and those of one of which many
+    /// wait, which come again.
+    async fn divert(
+        &self,
+        batch: &[Delivered],
+        places: &[usize],
+        standings: &[Standing],
+        ended: &mut BTreeMap<usize, Ending>,
+        endings: &mut BTreeMap<usize, Ending>,
+    ) -> Result<(), Trouble> {
+        let mut waiting: Vec<Waiting<'_>> = places
+            .iter()
+            .zip(standings)
+            .filter(|(_, standing)| **standing == Standing::Asks)
+            .filter_map(|(place, _)| {
+                let kind = self.object(*place)?.kind;
+                let Delivered { event, sequence, delivery, .. } = &batch[*place];
+                let directory = event.directory_id.as_deref()?;
+                burst::is_listed_by_directory(kind).then_some(Waiting {
+                    place: *place,
+                    kind,
+                    directory,
+                    sequence: *sequence,
+                    delivery: *delivery,
+                    received_at: event.received_at,
+                })
+            })
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let deleted = self.deleted_directories(&waiting).await?;
+        waiting.retain(|event| {
+            let is_gone = deleted.contains(event.directory);
+            if is_gone {
+                ended.insert(
+                    event.place,
+                    Ending::Ends(Outcome::Superseded, Some("deleted_with_its_directory")),
+                );
+            }
+            !is_gone
+        });
+        for (place, delay) in self.means.bursts.divert(self.covers.life, &waiting).await? {
+            endings.insert(place, Ending::Fails(Failure::AwaitsList(delay)));
+        }
+        Ok(())
+    }
+
+    /// Directories that an event declared deleted: WorkOS says so only once for all that was in them.
+    async fn deleted_directories(&self, waiting: &[Waiting<'_>]) -> Result<HashSet<String>, Trouble> {
+        let sync = &self.means.sync;
+        let directories: HashSet<ObjectRef> =
+            waiting.iter().map(|event| ObjectRef::new(Kind::Directory, event.directory)).collect();
+        let directories: Vec<&ObjectRef> = directories.iter().collect();
+        let known = within_time(guard::known(&sync.database, &sync.env, &directories)).await?;
+        let deleted = known.into_iter().filter(|(_, known)| known.deleted_by == Some(DeletedBy::Event));
+        Ok(deleted.map(|(directory, _)| directory.id).collect())
     }
 }
 

@@ -38,6 +38,9 @@ pub struct Wish {
     /// Places, in the batch, of the events that led to it; the first is the one that gets the credit. A place
     /// beyond the batch is nobody's event; its ending is told all the same.
     pub events: Vec<usize>,
+    /// What events told of single members of the relation that it is, the last word on each: an answer that differs is
+    /// asked again.
+    pub members: BTreeMap<String, bool>,
     /// What a list told of it after the fence was taken: then it is not asked for.
     pub told: Option<Told>,
 }
@@ -46,7 +49,15 @@ impl Wish {
     /// To ask for an object, whatever the guard knows of it.
     #[must_use]
     pub fn asking(object: ObjectRef, known: Option<Known>) -> Self {
-        Self { object, deleted: false, said: None, known, events: Vec::new(), told: None }
+        Self {
+            object,
+            deleted: false,
+            said: None,
+            known,
+            events: Vec::new(),
+            members: BTreeMap::new(),
+            told: None,
+        }
     }
 
     /// To take what a list told of an object.
@@ -72,6 +83,8 @@ pub enum Purpose {
     Events,
     /// Somebody asked for one object.
     Sync,
+    /// Many objects of one directory wait, so they are listed.
+    Burst,
     /// Everything is listed.
     Backfill,
     /// The mirror was compared, and differs.
@@ -83,6 +96,7 @@ impl Purpose {
     const fn channel(self) -> &'static str {
         match self {
             Self::Events | Self::Sync => "sync",
+            Self::Burst => "list",
             Self::Backfill => "backfill",
             Self::Verify => "verify",
         }
@@ -149,6 +163,8 @@ struct Entry {
     verdict: Verdict,
     /// The newest `updated_at` that an event told of it.
     said: Option<DateTime<Utc>>,
+    /// What events told of single members.
+    members: BTreeMap<String, bool>,
     /// Why its events must come again although it was answered, if they must; its answer then settles no
     /// later event either.
     held_back: Option<Failure>,
@@ -164,6 +180,7 @@ impl Entry {
             // Every question has a reply; until it is there, there is none.
             verdict: Verdict::Wait(Failure::Unreachable),
             said: None,
+            members: BTreeMap::new(),
             held_back: None,
             known,
             events: Vec::new(),
@@ -239,6 +256,7 @@ impl Sync {
                 frontier.push(entry.object.clone());
             }
             entry.said = wish.said;
+            entry.members = wish.members;
             entry.events = wish.events;
             entries.insert(entry.object.clone(), entry);
         }
@@ -251,6 +269,11 @@ impl Sync {
             for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
+                if let Verdict::Present(record) = &entry.verdict
+                    && record.lacks_a_change(&entry.members)
+                {
+                    entry.verdict = Verdict::Wait(Failure::StaleRead);
+                }
                 if let Verdict::Present(record) = &entry.verdict {
                     parents.extend(record.parents.iter().cloned());
                     if record.object.kind == Kind::Organization {
@@ -596,6 +619,12 @@ impl Sync {
                 old => record.row.changes(old),
             };
             let action = match old {
+                // Nobody knew it, and there is nothing to know.
+                None if record.row.is_empty() => {
+                    unchanged.push(&entry.object);
+                    result.insert(&entry.object, Ending::Ends(Outcome::Unchanged, None));
+                    continue;
+                }
                 None => Action::Created,
                 Some(old) if old.is_tombstone() => Action::Revived,
                 Some(_) if changes.is_empty() => {
@@ -670,6 +699,13 @@ impl Sync {
             }
         }
         let mut cascaded = Vec::new();
+        let part = |(parent, relation): (ObjectRef, ObjectRef),
+                    events: &HashMap<ObjectRef, Option<&'a Event>>| {
+            let event = events.get(&parent).copied().flatten();
+            (parent, relation, event)
+        };
+        let left = kinds::leave(connection, question.at, &objects).await?;
+        cascaded.extend(left.into_iter().map(|left| part(left, &events)));
         let mut parents: Vec<ObjectRef> = objects.into_iter().cloned().collect();
         while !parents.is_empty() {
             let borrowed: Vec<&ObjectRef> = parents.iter().collect();
@@ -683,6 +719,8 @@ impl Sync {
             guard::cascade(connection, &self.env, question, &taken).await?;
             let buried: HashSet<ObjectRef> =
                 kinds::bury(connection, question.at, &taken).await?.into_iter().collect();
+            // Audited with the whole, if the user goes too.
+            let left = kinds::leave(connection, question.at, &taken).await?;
             parents = dependants.iter().map(|(_, object)| object.clone()).collect();
             for (parent, object) in dependants {
                 let event = events.get(&parent).copied().flatten();
@@ -691,6 +729,7 @@ impl Sync {
                     cascaded.push((parent, object, event));
                 }
             }
+            cascaded.extend(left.into_iter().map(|left| part(left, &events)));
         }
         Ok(cascaded)
     }
@@ -793,7 +832,10 @@ fn orphans<'a>(
         .filter(|entry| won.contains_key(&entry.object))
         .filter_map(|entry| {
             let Verdict::Present(record) = &entry.verdict else { return None };
-            let gone = record.parents.iter().find(|parent| {
+            // What is at the other side of a relation takes its part along, not the whole.
+            let parents =
+                if entry.object.kind.is_relation() { &record.parents[..1] } else { &record.parents[..] };
+            let gone = parents.iter().find(|parent| {
                 buried.contains(parent) || state.get(*parent).is_some_and(|known| known.deleted_by.is_some())
             })?;
             Some((&entry.object, gone))

@@ -189,6 +189,7 @@ fn differs(said: Option<&Record>, row: Option<&Row>, beside: &[&'static str]) ->
     match (said, row) {
         (None, None) => None,
         (None, Some(_)) => Some((What::Extra, Vec::new())),
+        (Some(record), None) if record.row.is_empty() => None,
         (Some(_), None) => Some((What::Missing, Vec::new())),
         (Some(record), Some(row)) => {
             let changes = record.row.changes_in_full(row);
@@ -224,7 +225,7 @@ impl Comparison<'_> {
     async fn carry_out(&self, walk: &Walk) -> Result<(), Interruption> {
         let Verify { sync, patience, progress, .. } = self.verify;
         let counted = match object::listed(walk.kind) {
-            Listed::Under(parent, _) => parent,
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
             Listed::Everywhere(_) | Listed::Inside(_) => walk.kind,
         };
         let count = || within_time(runs::live_count(&sync.database, &sync.env, counted.name()));
@@ -491,7 +492,7 @@ impl Visitor for Reading<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.comparison.verify.progress.advance(steps, objects);

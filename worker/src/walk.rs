@@ -9,10 +9,15 @@ use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use shared::id::Kind;
 
+use crate::burst::Pace;
 use crate::listing::{self, Interruption, Page, Patience};
 use crate::object::{self, Listed};
 use crate::sync::Told;
+use crate::whole;
 use crate::workos::{Lane, WorkOs};
+
+/// Objects of a page that are taken at a time.
+const MOST: usize = 200;
 
 /// How far a walk has come. Small, however many lists there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +68,7 @@ pub struct Walk {
 pub fn plan(only: &[Kind]) -> Vec<Walk> {
     let mut wanted = only.to_vec();
     for kind in Kind::ALL.into_iter().rev() {
-        if let Listed::Under(parent, _) = object::listed(kind)
+        if let Listed::Under(parent, _) | Listed::Composed(parent, _) = object::listed(kind)
             && wanted.contains(&kind)
         {
             wanted.push(parent);
@@ -71,7 +76,7 @@ pub fn plan(only: &[Kind]) -> Vec<Walk> {
     }
     let source = |kind: Kind| match object::listed(kind) {
         Listed::Inside(parent) => parent,
-        Listed::Everywhere(_) | Listed::Under(..) => kind,
+        Listed::Everywhere(_) | Listed::Under(..) | Listed::Composed(..) => kind,
     };
     Kind::ALL
         .into_iter()
@@ -237,7 +242,9 @@ impl<V: Visitor> Walker<'_, V> {
     /// Whose lists come next, after those of `begun`.
     async fn next_lists(&self, begun: Option<&str>) -> Result<Vec<String>, Interruption> {
         match object::listed(self.kind) {
-            Listed::Under(parent, _) => self.visitor.parents(parent, begun.unwrap_or_default()).await,
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => {
+                self.visitor.parents(parent, begun.unwrap_or_default()).await
+            }
             // One list, begun or not.
             Listed::Everywhere(_) | Listed::Inside(_) if begun.is_some() => Ok(Vec::new()),
             Listed::Everywhere(_) | Listed::Inside(_) => Ok(vec![String::new()]),
@@ -248,8 +255,8 @@ impl<V: Visitor> Walker<'_, V> {
         let path = match object::listed(self.kind) {
             Listed::Everywhere(path) => path.to_owned(),
             Listed::Under(_, path) => object::list_under(path, &of),
-            // Walked is what brings it.
-            Listed::Inside(_) => String::new(),
+            // Walked is what brings it, or asked for is what it is composed of.
+            Listed::Inside(_) | Listed::Composed(..) => String::new(),
         };
         List { of, path, resumed: cursor.is_some(), taken: cursor, ahead: None }
     }
@@ -281,7 +288,7 @@ impl<V: Visitor> Walker<'_, V> {
         };
         let Page { told, unreadable, after } = page;
         let objects = told.len() as u64;
-        let (taken, ahead) = join(self.visitor.page(fence, told), async {
+        let (taken, ahead) = join(self.take(fence, told), async {
             match &after {
                 Some(after) => Some(self.ask(&list, Some(after)).await),
                 None => None,
@@ -304,7 +311,28 @@ impl<V: Visitor> Walker<'_, V> {
         Ok(if ended { Turn::Ended } else { Turn::GoesOn(list) })
     }
 
+    /// Takes a page, or what was composed of many, in parts as large as a page.
+    async fn take(&self, fence: i64, mut told: Vec<Told>) -> Result<(), Interruption> {
+        while told.len() > MOST {
+            let rest = told.split_off(MOST);
+            self.visitor.page(fence, std::mem::replace(&mut told, rest)).await?;
+        }
+        self.visitor.page(fence, told).await
+    }
+
     async fn ask(&self, list: &List, after: Option<&str>) -> Result<Asked, Interruption> {
+        if let Listed::Composed(_, composition) = object::listed(self.kind) {
+            let fence = self.visitor.leaving().await?;
+            let composing = whole::Composing {
+                workos: self.workos,
+                patience: self.patience,
+                lane: Lane::Backfill,
+                kind: self.kind,
+                composition,
+            };
+            let page = composing.compose(&list.of, &mut Pace::default()).await?;
+            return Ok(Asked { fence, page });
+        }
         let mut attempts = self.patience.attempts();
         loop {
             let fence = self.visitor.leaving().await?;

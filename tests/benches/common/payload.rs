@@ -75,6 +75,8 @@ pub(crate) fn event(number: usize, user: &User, at: DateTime<Utc>) -> Event {
         operation: Some(Operation::Updated),
         object_id: Some(user.id.clone()),
         organization_id: None,
+        directory_id: None,
+        member: None,
         created_at: Some(at),
         updated_at: Some(user.updated_at),
         actor: None,

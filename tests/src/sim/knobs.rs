@@ -153,12 +153,28 @@ impl Knobs {
     }
 
     /// The limits that WorkOS publishes: 6,000 requests a minute, 1,000 reads of user management in
-    /// ten seconds.
+    /// ten seconds, 4 of the users of one directory in a second.
     #[must_use]
     pub fn published_limits() -> Vec<RateLimit> {
         vec![
-            RateLimit { path_prefix: "/".to_owned(), requests: 6_000, window_ms: 60_000 },
-            RateLimit { path_prefix: "/user_management/".to_owned(), requests: 1_000, window_ms: 10_000 },
+            RateLimit {
+                path_prefix: "/".to_owned(),
+                requests: 6_000,
+                window_ms: 60_000,
+                per_directory: false,
+            },
+            RateLimit {
+                path_prefix: "/user_management/".to_owned(),
+                requests: 1_000,
+                window_ms: 10_000,
+                per_directory: false,
+            },
+            RateLimit {
+                path_prefix: "/directory_users".to_owned(),
+                requests: 4,
+                window_ms: 1_000,
+                per_directory: true,
+            },
         ]
     }
 }
@@ -173,6 +189,9 @@ pub struct RateLimit {
     pub requests: u32,
     /// How long a window is.
     pub window_ms: u64,
+    /// Whether each directory has so many of its own.
+    #[serde(default)]
+    pub per_directory: bool,
 }
 
 #[cfg(test)]

@@ -10,6 +10,10 @@
 
 mod answer;
 mod control;
+mod directory;
+mod directory_group;
+mod directory_group_membership;
+mod directory_user;
 mod events;
 mod faults;
 mod knobs;
@@ -485,6 +489,12 @@ impl Sim {
     /// The same for the next page of a list.
     pub fn hold_list(&self, kind: Kind) -> Hold {
         self.hold_target(Target::List(kind))
+    }
+
+    /// The same for the `page`th page of a list from now, counted from 1.
+    pub fn hold_page(&self, kind: Kind, page: usize) -> Hold {
+        self.script(&Target::List(kind), page.saturating_sub(1), || Script::Pass);
+        self.hold_list(kind)
     }
 
     /// The same for the next page of the Events API.

@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 use shared::id::Kind;
 
 use super::answer::Reply;
+use super::directory::Directory;
+use super::directory_group::DirectoryGroup;
+use super::directory_group_membership::DirectoryGroupMembership;
+use super::directory_user::DirectoryUser;
 use super::organization::Organization;
 use super::organization_domain::OrganizationDomain;
 use super::organization_membership::OrganizationMembership;
@@ -55,9 +59,25 @@ pub(super) trait Object: Sync {
         self.represent(view, fields)
     }
 
-    /// The event that announces a change.
-    fn update_event(&self, _before: &Fields, _after: &Fields) -> String {
-        format!("{}.updated", self.kind())
+    /// The event that announces a new one; some are told of in silence.
+    fn create_event(&self, _fields: &Fields) -> Option<String> {
+        Some(format!("{}.created", self.kind()))
+    }
+
+    /// The event that announces a change, if WorkOS has one for it.
+    fn update_event(&self, _before: &Fields, _after: &Fields) -> Option<String> {
+        Some(format!("{}.updated", self.kind()))
+    }
+
+    /// The event that announces that one is gone.
+    fn delete_event(&self) -> String {
+        format!("{}.deleted", self.kind())
+    }
+
+    /// Whether what is deleted along with one of these is never announced, whatever the knobs say: the event of
+    /// this one is the only one.
+    fn falls_alone(&self) -> bool {
+        false
     }
 }
 
@@ -79,6 +99,10 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::User => &User,
         Kind::OrganizationDomain => &OrganizationDomain,
         Kind::OrganizationMembership => &OrganizationMembership,
+        Kind::Directory => &Directory,
+        Kind::DirectoryUser => &DirectoryUser,
+        Kind::DirectoryGroup => &DirectoryGroup,
+        Kind::DirectoryGroupMembership => &DirectoryGroupMembership,
     }
 }
 

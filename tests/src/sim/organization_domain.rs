@@ -59,13 +59,13 @@ impl Object for OrganizationDomain {
         }
     }
 
-    fn update_event(&self, before: &Fields, after: &Fields) -> String {
+    fn update_event(&self, before: &Fields, after: &Fields) -> Option<String> {
         let state = after.get("state");
         let same = before.get("state") == state;
-        match state.and_then(Value::as_str) {
+        Some(match state.and_then(Value::as_str) {
             Some("verified") if !same => VERIFIED.to_owned(),
             Some("failed") if !same => VERIFICATION_FAILED.to_owned(),
             _ => format!("{}.updated", self.kind()),
-        }
+        })
     }
 }

@@ -59,8 +59,10 @@ impl State {
         if !asked.authorized {
             return Failure::Status(401).answer(&self.knobs);
         }
-        if !self.knobs.rate_limits.is_empty()
-            && let Err(seconds) = self.limiter.take(&self.knobs.rate_limits, asked.path, now)
+        let directory =
+            if self.knobs.rate_limits.is_empty() { None } else { self.directory_of(asked, route, id) };
+        if let Err(seconds) =
+            self.limiter.take(&self.knobs.rate_limits, asked.path, directory.as_deref(), now)
         {
             return Failure::TooMany(Some(seconds)).answer(&self.knobs);
         }
@@ -88,6 +90,24 @@ impl State {
             _ => Err(Reply::message(404, "Not Found")),
         };
         Answer::Reply(reply.unwrap_or_else(|refusal| refusal))
+    }
+
+    /// The directory that a request is about: it has a limit of its own.
+    fn directory_of(&self, asked: &Asked<'_>, route: Route, id: Option<&str>) -> Option<String> {
+        let query = Query::parse(asked.query);
+        let of = |kind, id: &str| {
+            let fields = self.store.view(NOW).fields(kind, id)?;
+            object::text(fields, "directory_id").map(str::to_owned)
+        };
+        match (route, id) {
+            (Route::Get(kind), Some(id)) => of(kind, id),
+            (Route::List(_), _) => match (query.get("directory"), query.get("group")) {
+                (Some(directory), _) => Some(directory.to_owned()),
+                (None, Some(group)) => of(Kind::DirectoryGroup, group),
+                (None, None) => None,
+            },
+            _ => None,
+        }
     }
 
     fn script(&mut self, route: Route, id: Option<&str>) -> Option<Script> {

@@ -1,5 +1,7 @@
 //! The state behind the one lock, and how it changes.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Duration, SecondsFormat, SubsecRound as _, Utc};
 use serde_json::Value;
 use shared::id::{Kind, ObjectRef};
@@ -89,9 +91,11 @@ impl State {
         fields.insert("created_at".to_owned(), iso(now).into());
         fields.insert("updated_at".to_owned(), iso(now).into());
         fields.extend(given);
+        let event_type = object.create_event(&fields);
         self.store.write(kind, &id, Some(fields), now);
-        if manner == Manner::Announced {
-            let event_type = format!("{kind}.created");
+        if manner == Manner::Announced
+            && let Some(event_type) = event_type
+        {
             let data = self.payload(&event_type, kind, &id);
             self.announce(&event_type, Some(ObjectRef::new(kind, &*id)), data, now);
         }
@@ -120,9 +124,9 @@ impl State {
         }
         let event_type = object::of(kind).update_event(&before, &after);
         self.store.write(kind, id, Some(after), now);
-        if manner != Manner::Announced {
+        let (Manner::Announced, Some(event_type)) = (manner, event_type) else {
             return Changed { found: true, event: None };
-        }
+        };
         let data = self.payload(&event_type, kind, id);
         let event = self.announce(&event_type, Some(ObjectRef::new(kind, id)), data, now);
         Changed { found: true, event: Some(event) }
@@ -138,8 +142,10 @@ impl State {
         let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
             .then(|| now + milliseconds(self.knobs.async_delete_ms));
         // What the events say is what was there before any of it went.
-        let payloads: Vec<Value> =
-            doomed.iter().map(|(kind, id)| self.payload(&format!("{kind}.deleted"), *kind, id)).collect();
+        let payloads: Vec<Value> = doomed
+            .iter()
+            .map(|(kind, id)| self.payload(&object::of(*kind).delete_event(), *kind, id))
+            .collect();
         for (kind, id) in &doomed {
             self.store.write(*kind, id, None, now);
             if let Some(until) = lingers_until {
@@ -147,11 +153,12 @@ impl State {
             }
         }
         let mut event = None;
+        let tells_of_all = self.knobs.cascade_events && !object::of(kind).falls_alone();
         for ((doomed_kind, doomed_id), data) in doomed.into_iter().zip(payloads) {
             let itself = doomed_kind == kind && doomed_id == id;
-            if manner == Manner::Announced && (itself || self.knobs.cascade_events) {
+            if manner == Manner::Announced && (itself || tells_of_all) {
                 let about = Some(ObjectRef::new(doomed_kind, doomed_id));
-                event = Some(self.announce(&format!("{doomed_kind}.deleted"), about, data, now));
+                event = Some(self.announce(&object::of(doomed_kind).delete_event(), about, data, now));
             }
         }
         Changed { found: true, event }
@@ -159,15 +166,18 @@ impl State {
 
     /// Everything alive that points to this object, deepest first.
     fn dependants(&self, id: &str) -> Vec<(Kind, String)> {
-        let mut all: Vec<(Kind, String)> = Vec::new();
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        self.gather_dependants(id, &mut all, &mut seen);
+        all
+    }
+
+    fn gather_dependants(&self, id: &str, all: &mut Vec<(Kind, String)>, seen: &mut HashSet<(Kind, String)>) {
         for child in self.store.living_children(id) {
-            for dependant in self.dependants(&child.1).into_iter().chain([child]) {
-                if !all.contains(&dependant) {
-                    all.push(dependant);
-                }
+            if seen.insert(child.clone()) {
+                self.gather_dependants(&child.1, all, seen);
+                all.push(child);
             }
         }
-        all
     }
 
     /// What an event of this type says of an object that is there.

@@ -34,6 +34,10 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::User => "users",
         Kind::OrganizationDomain => "organization_domains",
         Kind::OrganizationMembership => "organization_memberships",
+        Kind::Directory => "directories",
+        Kind::DirectoryUser => "directory_users",
+        Kind::DirectoryGroup => "directory_groups",
+        Kind::DirectoryGroupMembership => "directory_group_memberships",
     }
 }
 
@@ -138,7 +142,16 @@ async fn live_rows(pool: &PgPool, table: &str, env: &str) -> anyhow::Result<BTre
 }
 
 fn by_id(objects: Vec<Value>) -> BTreeMap<String, Value> {
-    objects.into_iter().map(|object| (object["id"].as_str().unwrap_or_default().to_owned(), object)).collect()
+    objects.into_iter().map(|object| (key(&object), object)).collect()
+}
+
+/// What names it on both sides: its id, or those of the two that belong together.
+fn key(object: &Value) -> String {
+    let pair = (object["directory_group_id"].as_str(), object["directory_user_id"].as_str());
+    match pair {
+        (Some(group), Some(user)) => format!("{group}/{user}"),
+        _ => object["id"].as_str().unwrap_or_default().to_owned(),
+    }
 }
 
 /// Objects without a row, and rows without an object.

@@ -61,8 +61,12 @@ async fn a_first_backfill_asks_for_every_page_once_and_for_nothing_else() {
 #[tokio::test]
 async fn beside_webhooks_within_the_limits_and_killed_it_goes_on_and_asks_for_little_twice() {
     // The published limits, in windows of a tenth.
-    let limit =
-        |prefix: &str, requests, window_ms| RateLimit { path_prefix: prefix.to_owned(), requests, window_ms };
+    let limit = |prefix: &str, requests, window_ms| RateLimit {
+        path_prefix: prefix.to_owned(),
+        requests,
+        window_ms,
+        per_directory: false,
+    };
     let knobs = Knobs {
         rate_limits: vec![limit("/", 600, 6_000), limit("/user_management/", 100, 1_000)],
         latency_ms: (5, 20),

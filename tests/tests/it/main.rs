@@ -12,6 +12,8 @@ mod breaker;
 mod convergence;
 mod crash;
 mod dead_letters;
+mod directories;
+mod directory_burst;
 mod emulator;
 mod failures;
 mod harness;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
+use crate::burst::Bursts;
 use crate::config::Config;
 use crate::dead_letter::{self, DeadLetters};
 use crate::failure::Failure;
@@ -89,6 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         Patience { limit: super::OUTAGE, stop: stop.clone() },
     ));
     let means = Means {
+        bursts: Bursts::new(&sync, jetstream.clone(), stop.clone()),
         sync,
         metrics,
         ack_wait: config.ack_wait,

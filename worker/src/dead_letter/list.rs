@@ -198,6 +198,8 @@ mod tests {
                 operation: None,
                 object_id: Some(format!("user_of_{event_id}")),
                 organization_id: None,
+                directory_id: None,
+                member: None,
                 created_at: None,
                 updated_at: None,
                 actor: None,

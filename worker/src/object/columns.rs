@@ -134,6 +134,14 @@ impl Column for Texts {
     }
 }
 
+/// The name of a column whose field in Rust must be written `r#type`.
+pub(super) const fn bare(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
 /// Declares the columns of a kind, once: the row, its comparison, and the arrays that carry many
 /// rows to one statement. `personal` marks a column whose values the audit log redacts, `derived` one
 /// that follows the row of another object and so is not compared with the answer, `unannounced` one that
@@ -165,12 +173,19 @@ macro_rules! columns {
         }
 
         impl Row {
+            /// It is an object of its own.
+            #[must_use]
+            #[expect(clippy::unused_self, reason = "relations look at themselves")]
+            pub const fn is_empty(&self) -> bool {
+                false
+            }
+
             /// Takes the columns from an answer that was stripped.
             fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     id: id.to_owned(),
-                    $( $name: <$crate::object::columns::$column>::read(&fields, stringify!($name)), )+
+                    $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::bare(stringify!($name))), )+
                     raw: serde_json::Value::Object(fields),
                     deleted_at: None,
                 }
@@ -186,7 +201,7 @@ macro_rules! columns {
                     let before = old.and_then(|old| old.$name.as_ref());
                     if !$crate::object::columns::columns!(@derived $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
-                            column: stringify!($name),
+                            column: $crate::object::columns::bare(stringify!($name)),
                             old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
                             new: self.$name.to_json(),
                         });
@@ -210,7 +225,7 @@ macro_rules! columns {
                 $(
                     if $crate::object::columns::columns!(@derived $( $marker )?) && self.$name != old.$name {
                         changes.push($crate::object::columns::Change {
-                            column: stringify!($name),
+                            column: $crate::object::columns::bare(stringify!($name)),
                             old: old.$name.to_json(),
                             new: self.$name.to_json(),
                         });

@@ -5,12 +5,16 @@
 //! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`.
 
 pub mod columns;
+pub mod directory;
+pub mod directory_group;
+pub mod directory_group_membership;
+pub mod directory_user;
 pub mod organization;
 pub mod organization_domain;
 pub mod organization_membership;
 pub mod user;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -58,6 +62,17 @@ pub enum Listed {
     Under(Kind, &'static str),
     /// Not by itself: the list of this kind brings it along.
     Inside(Kind),
+    /// Relations, composed for each object of that kind from lists of their other side.
+    Composed(Kind, Composition),
+}
+
+/// How relations are composed: everything that is in one of the groups, for each of the groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Composition {
+    /// The kind of the groups, and their list, with `{}` for the id of what holds them.
+    pub groups: (Kind, &'static str),
+    /// The list of what is in one of them, with `{}` for its id.
+    pub members: &'static str,
 }
 
 /// The path of the list that belongs to one object.
@@ -126,6 +141,15 @@ pub struct Record {
     pub parents: Vec<ObjectRef>,
 }
 
+impl Record {
+    /// Whether events said of some members of a relation what this answer does not say.
+    #[must_use]
+    pub fn lacks_a_change(&self, members: &BTreeMap<String, bool>) -> bool {
+        let others = self.parents.get(1..).unwrap_or_default();
+        members.iter().any(|(member, is_in)| others.iter().any(|other| other.id == *member) != *is_in)
+    }
+}
+
 /// Why an answer is not the object that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Misread {
@@ -159,6 +183,12 @@ macro_rules! kinds {
             #[must_use]
             pub fn updated_at(&self) -> Option<DateTime<Utc>> {
                 match self { $( Self::$kind(row) => row.updated_at, )+ }
+            }
+
+            /// Whether it is a relation of nothing to nothing, which the mirror has no row for.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                match self { $( Self::$kind(row) => row.is_empty(), )+ }
             }
 
             /// Whether it is a tombstone in the mirror.
@@ -354,6 +384,45 @@ kinds! {
     User => user,
     OrganizationDomain => organization_domain,
     OrganizationMembership => organization_membership,
+    Directory => directory,
+    DirectoryUser => directory_user,
+    DirectoryGroup => directory_group,
+    DirectoryGroupMembership => directory_group_membership,
+}
+
+/// Marks the parts of relations that go with what was buried; returns each with what it went with.
+pub async fn leave(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    objects: &[&ObjectRef],
+) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    let groups = ids_of(objects, Kind::DirectoryGroup);
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let left = directory_group_membership::leave_groups(connection, at, &groups).await?;
+    Ok(left
+        .into_iter()
+        .map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation))
+        .collect())
+}
+
+/// A relation of this owner to these members.
+#[must_use]
+pub fn whole(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
+    let mut fields = Fields::new();
+    fields.insert("members".to_owned(), members.into_iter().collect());
+    let mut records = Vec::with_capacity(1);
+    read_fields(object.clone(), fields, &mut records);
+    records.pop()
+}
+
+/// The id of an item of a list, and nothing else of it.
+pub fn id_of(item: &RawValue) -> Result<String, Misread> {
+    match fields_of(item.get().as_bytes())?.remove("id") {
+        Some(Value::String(id)) => Ok(id),
+        _ => Err(Misread::NoId),
+    }
 }
 
 fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {

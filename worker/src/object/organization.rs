@@ -192,7 +192,7 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on an organization: its domains and memberships, live ones or tombstones.
+/// What hangs on an organization: its domains, memberships and directories, live ones or tombstones.
 pub(super) async fn dependants(
     connection: &mut PgConnection,
     ids: &[String],
@@ -209,8 +209,22 @@ pub(super) async fn dependants(
         ids,
         live
     )
+    .fetch_all(&mut *connection)
+    .await?;
+    let directories = sqlx::query!(
+        r#"
+        SELECT id, organization_id AS "parent!"
+        FROM workos.directories
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
+        "#,
+        ids,
+        live
+    )
     .fetch_all(connection)
     .await?;
+    dependants
+        .extend(directories.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Directory, row.id))));
     dependants.extend(
         memberships.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::OrganizationMembership, row.id))),
     );

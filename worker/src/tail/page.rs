@@ -119,6 +119,8 @@ fn unreadable(id: String, now: DateTime<Utc>) -> Event {
         operation: None,
         object_id: None,
         organization_id: None,
+        directory_id: None,
+        member: None,
         created_at: None,
         updated_at: None,
         actor: None,

@@ -222,12 +222,15 @@ pub(super) async fn open(connection: &mut PgConnection, env: &str, most: i64) ->
         .into_iter()
         .map(|row| Open {
             event: Event {
-                operation: catalogue::find(&row.event_type).map(|entry| entry.operation),
+                operation: catalogue::find(&row.event_type).and_then(|entry| entry.operation),
                 id: row.id,
                 event_type: row.event_type,
                 kind: row.kind,
                 object_id: row.object_id,
                 organization_id: row.organization_id,
+                // The ledger does not keep it.
+                directory_id: None,
+                member: None,
                 created_at: row.created_at,
                 updated_at: row.updated_at,
                 actor: None,

@@ -217,6 +217,8 @@ mod tests {
                 operation: None,
                 object_id: None,
                 organization_id: None,
+                directory_id: None,
+                member: None,
                 created_at: Some(self.clock),
                 updated_at: None,
                 actor: None,

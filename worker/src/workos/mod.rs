@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::object::{self, Record};
-use crate::{backoff, crash};
+use crate::{backoff, crash, listing};
 
 /// Whole time of a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// No documented object comes near it; what does is not read.
 const LARGEST_ANSWER: usize = 16 << 20;
+/// Pages of a relation that are read at most: a cursor that runs in a circle has no end.
+const LARGEST_WHOLE: usize = 1_000;
 /// Requests for one object within one pass; after that the event is delivered again later.
 const TRIES_IN_PASS: u32 = 2;
 /// What always has an answer, and costs WorkOS little: it tells whether WorkOS is there and takes our key.
@@ -250,6 +252,9 @@ impl WorkOs {
 
     /// Asks for one object; `None` is 404.
     async fn get(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
+        if object.kind.is_relation() {
+            return self.get_whole(object, lane).await;
+        }
         let Some(body) = self.request(&object::path(object), object.kind.name(), lane).await? else {
             return Ok(None);
         };
@@ -258,6 +263,27 @@ impl WorkOs {
             tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
             Failure::NotUnderstood
         })
+    }
+
+    /// Asks for a relation, page by page; `None` is 404.
+    async fn get_whole(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
+        let path = object::path(object);
+        let mut members = Vec::new();
+        let mut after: Option<String> = None;
+        for _ in 0..LARGEST_WHOLE {
+            let page = listing::paged(&path, after.as_deref());
+            let Some(body) = self.request(&page, object.kind.name(), lane).await? else { return Ok(None) };
+            let list: List = serde_json::from_slice(&body).map_err(|_| Failure::NotUnderstood)?;
+            for item in &list.data {
+                members.push(object::id_of(item).map_err(|_| Failure::NotUnderstood)?);
+            }
+            after = list.list_metadata.after;
+            if after.is_none() {
+                return Ok(object::whole(object, members).map(|record| vec![record]));
+            }
+        }
+        tracing::warn!(object.id = %object.id, pages = LARGEST_WHOLE, "a relation is larger than is read");
+        Err(Failure::NotUnderstood)
     }
 
     /// One request, unless nobody is to ask; `None` is 404.

@@ -1,0 +1,280 @@
+//! Who is in which group of a directory: the groups of one user, answered as a whole.
+//!
+//! Source: `GET /directory_groups?user={id}`, every page of it; or all groups of a directory with their users.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::{Change, Fields};
+use super::{Answered, Composition, Listed, list_under};
+
+/// The rows of `workos.directory_group_memberships` of one user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// WorkOS id of the user.
+    pub id: String,
+    /// WorkOS ids of the groups.
+    pub groups: BTreeSet<String>,
+    /// A change of groups moves none.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Set on a tombstone.
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+impl Row {
+    /// Groups that came and went.
+    #[must_use]
+    pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
+        let before = old.map(|old| &old.groups);
+        if before.map_or(self.groups.is_empty(), |before| *before == self.groups) {
+            return Vec::new();
+        }
+        let old = before.map_or(Value::Null, |groups| groups.iter().cloned().collect());
+        vec![Change { column: "groups", old, new: self.groups.iter().cloned().collect() }]
+    }
+
+    /// The same.
+    #[must_use]
+    pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
+        self.changes(Some(old))
+    }
+
+    /// Whether there is not one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+}
+
+/// Columns with personal values: none.
+pub const PERSONAL: &[&str] = &[];
+
+/// Columns that WorkOS changes without an event: none.
+pub const UNANNOUNCED: &[&str] = &[];
+
+/// Where WorkOS keeps it.
+pub(super) fn path(id: &str) -> String {
+    list_under("/directory_groups?user={}", id)
+}
+
+/// Its table in the schema `workos`.
+pub(super) const TABLE: &str = "directory_group_memberships";
+
+/// How all of them are listed: group by group, which is fewer lists than user by user.
+pub(super) const LISTED: Listed = Listed::Composed(
+    Kind::Directory,
+    Composition {
+        groups: (Kind::DirectoryGroup, "/directory_groups?directory={}"),
+        members: "/directory_users?group={}",
+    },
+);
+
+/// Lists of those that belong to one other object: the user's own relation is asked for.
+pub(super) const BELONGING: &[(Kind, &str)] = &[];
+
+/// Reads the groups of a user.
+pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+    let groups: BTreeSet<String> = fields
+        .get("members")
+        .and_then(Value::as_array)
+        .map(|members| members.iter().filter_map(|member| member.as_str().map(str::to_owned)).collect())
+        .unwrap_or_default();
+    let parents = std::iter::once(ObjectRef::new(Kind::DirectoryUser, id))
+        .chain(groups.iter().map(|group| ObjectRef::new(Kind::DirectoryGroup, group)))
+        .collect();
+    let row = Row { id: id.to_owned(), groups, updated_at: None, deleted_at: None };
+    Answered { row, parents, embedded: Vec::new() }
+}
+
+/// What the mirror has: nothing of a user who is in no group.
+pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT directory_user_id, array_agg(directory_group_id) AS "groups!"
+        FROM workos.directory_group_memberships
+        WHERE directory_user_id = ANY($1) AND _deleted_at IS NULL
+        GROUP BY directory_user_id
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Row {
+            id: row.directory_user_id,
+            groups: row.groups.into_iter().collect(),
+            updated_at: None,
+            deleted_at: None,
+        })
+        .collect())
+}
+
+/// The next users of an environment who are in a group, in order of their ids.
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    env: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT directory_user_id
+        FROM workos.directory_group_memberships
+        WHERE _env = $1 AND directory_user_id > $2 AND _deleted_at IS NULL
+        ORDER BY directory_user_id
+        LIMIT $3
+        "#,
+        env,
+        after,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Nothing follows a membership in other tables.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn beside(
+    _connection: &mut PgConnection,
+    _rows: &[&Row],
+) -> sqlx::Result<Vec<(String, &'static str)>> {
+    Ok(Vec::new())
+}
+
+/// Writes the groups of users, and buries what they are in no more. A group that is gone has no members, whatever a
+/// list says that does not know it yet.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<()> {
+    let owners: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let (users, groups): (Vec<&str>, Vec<&str>) =
+        rows.iter().flat_map(|row| row.groups.iter().map(|group| (row.id.as_str(), group.as_str()))).unzip();
+    sqlx::query!(
+        r#"
+        UPDATE workos.directory_group_memberships AS membership
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE membership.directory_user_id = ANY($2)
+          AND membership._deleted_at IS NULL
+          AND NOT EXISTS (
+                SELECT
+                FROM unnest($3::text[], $4::text[]) AS incoming (directory_user_id, directory_group_id)
+                WHERE incoming.directory_user_id = membership.directory_user_id
+                  AND incoming.directory_group_id = membership.directory_group_id
+              )
+        "#,
+        at,
+        &owners as _,
+        &users as _,
+        &groups as _,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"
+        INSERT INTO workos.directory_group_memberships (
+            directory_group_id, directory_user_id, directory_id, _env, _raw, _synced_at, _deleted_at
+        )
+        SELECT incoming.directory_group_id, incoming.directory_user_id, held.directory_id, $1, '{}', $2, NULL
+        FROM unnest($3::text[], $4::text[]) AS incoming (directory_user_id, directory_group_id)
+        JOIN workos.directory_groups AS held ON held.id = incoming.directory_group_id AND held._deleted_at IS NULL
+        ORDER BY incoming.directory_group_id, incoming.directory_user_id
+        ON CONFLICT (directory_group_id, directory_user_id) DO UPDATE
+        SET directory_id = EXCLUDED.directory_id,
+            _env = EXCLUDED._env,
+            _synced_at = EXCLUDED._synced_at,
+            _deleted_at = NULL
+        "#,
+        env,
+        at,
+        &users as _,
+        &groups as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks all groups of users as left; returns the users who were in one.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    ids: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        WITH buried AS (
+            UPDATE workos.directory_group_memberships
+            SET _deleted_at = $1, _synced_at = $1
+            WHERE directory_user_id = ANY($2) AND _deleted_at IS NULL
+            RETURNING directory_user_id
+        )
+        SELECT DISTINCT directory_user_id AS "directory_user_id!" FROM buried
+        "#,
+        at,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Nothing hangs on a membership.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn dependants(
+    _connection: &mut PgConnection,
+    _ids: &[String],
+    _live: bool,
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    Ok(Vec::new())
+}
+
+/// Marks the memberships of groups that are gone; returns each group with the relations that it was part of.
+pub(super) async fn leave_groups(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    groups: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    let left = sqlx::query!(
+        r#"
+        UPDATE workos.directory_group_memberships
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE directory_group_id = ANY($2) AND _deleted_at IS NULL
+        RETURNING directory_group_id, directory_user_id
+        "#,
+        at,
+        groups
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(left
+        .into_iter()
+        .map(|row| {
+            (row.directory_group_id, ObjectRef::new(Kind::DirectoryGroupMembership, row.directory_user_id))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(groups: &[&str]) -> Row {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        Row { id: "directory_user_1".to_owned(), groups, updated_at: None, deleted_at: None }
+    }
+
+    #[test]
+    fn being_in_no_group_is_no_change_for_whom_the_mirror_knows_no_group() {
+        assert!(row(&[]).changes(None).is_empty());
+        assert!(row(&["a"]).changes(Some(&row(&["a"]))).is_empty());
+        assert_eq!(row(&["a", "b"]).changes(Some(&row(&["a"]))).len(), 1);
+        assert_eq!(row(&[]).changes(Some(&row(&["a"]))).len(), 1);
+    }
+}
