@@ -39,6 +39,8 @@ pub struct Entry {
     pub directory: Path,
     /// Where the id of the one member stands that it is about, below `data`, and whether that is a member now.
     pub member: Option<(Path, bool)>,
+    /// Which fields beside that id travel along: none that holds personal data.
+    pub tells: &'static [&'static str],
     /// What it says happened; `None` when we do not mirror it.
     pub operation: Option<Operation>,
     /// Whether a webhook can be subscribed to it; otherwise only the Events API tells of it.
@@ -70,6 +72,7 @@ const fn entry(
         organization,
         directory: NONE,
         member: None,
+        tells: &[],
         operation: Some(operation),
         webhook: WEBHOOK,
     }
@@ -84,6 +87,7 @@ const fn ignored(event_type: &'static str, webhook: bool) -> Entry {
         organization: NONE,
         directory: NONE,
         member: None,
+        tells: &[],
         operation: None,
         webhook,
     }
@@ -109,11 +113,47 @@ const fn dsync_membership(event_type: &'static str, is_in: bool) -> Entry {
     }
 }
 
+/// A type about a membership that joins or leaves a group: the groups of that membership are asked for.
+const fn group_membership(event_type: &'static str, is_in: bool) -> Entry {
+    Entry {
+        member: Some((&["group_id"], is_in)),
+        ..entry(
+            event_type,
+            Kind::GroupMembership,
+            &[&["organization_membership_id"]],
+            NONE,
+            Operation::Updated,
+        )
+    }
+}
+
+/// A type about a session: the active sessions of its user are asked for. How one ended, WorkOS says only here.
+const fn session(event_type: &'static str, is_active: bool, tells: &'static [&'static str]) -> Entry {
+    Entry {
+        member: Some((&["id"], is_active)),
+        tells,
+        ..entry(event_type, Kind::Session, &[&["user_id"]], ORGANIZATION_ID, Operation::Updated)
+    }
+}
+
+/// A type about an API key: the keys of its owner are asked for.
+const fn api_key(event_type: &'static str, is_valid: bool, tells: &'static [&'static str]) -> Entry {
+    Entry {
+        member: Some((&["id"], is_valid)),
+        tells,
+        ..entry(event_type, Kind::ApiKey, &[&["owner", "type"], &["owner", "id"]], NONE, Operation::Updated)
+    }
+}
+
+/// What is told of a session that ended: not the address, the browser or who impersonated whom.
+const ENDED_SESSION: &[&str] =
+    &["organization_id", "auth_method", "status", "expires_at", "ended_at", "created_at", "updated_at"];
+
 /// The table.
 pub const ENTRIES: &[Entry] = {
     use Kind::{
-        Directory, DirectoryGroup, DirectoryUser, Organization, OrganizationDomain, OrganizationMembership,
-        User,
+        Directory, DirectoryGroup, DirectoryUser, Group, Organization, OrganizationDomain,
+        OrganizationMembership, User,
     };
     use Operation::{Created, Deleted, Updated};
     &[
@@ -172,16 +212,16 @@ pub const ENTRIES: &[Entry] = {
         dsync_membership("dsync.group.user_added", true),
         dsync_membership("dsync.group.user_removed", false),
         // Groups of memberships, sessions, API keys.
-        ignored("session.created", WEBHOOK),
-        ignored("session.revoked", WEBHOOK),
-        ignored("api_key.created", WEBHOOK),
-        ignored("api_key.updated", WEBHOOK),
-        ignored("api_key.revoked", WEBHOOK),
-        ignored("group.created", WEBHOOK),
-        ignored("group.updated", WEBHOOK),
-        ignored("group.deleted", WEBHOOK),
-        ignored("group.member_added", WEBHOOK),
-        ignored("group.member_removed", WEBHOOK),
+        entry("group.created", Group, ID, ORGANIZATION_ID, Created),
+        entry("group.updated", Group, ID, ORGANIZATION_ID, Updated),
+        entry("group.deleted", Group, ID, ORGANIZATION_ID, Deleted),
+        group_membership("group.member_added", true),
+        group_membership("group.member_removed", false),
+        session("session.created", true, &[]),
+        session("session.revoked", false, ENDED_SESSION),
+        api_key("api_key.created", true, &["updated_at"]),
+        api_key("api_key.updated", true, &["updated_at"]),
+        api_key("api_key.revoked", false, &[]),
         // Nothing of these is mirrored.
         ignored("dsync.token.created", EVENTS_API),
         ignored("dsync.token.revoked", EVENTS_API),

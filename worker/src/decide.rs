@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use shared::event::Event;
+use shared::event::{Event, Member};
 
 use crate::failure::Failure;
 use crate::guard::{DeletedBy, Known, Life};
@@ -73,7 +73,13 @@ pub fn standing(
     // An answer that is older than what this event says was a stale read: it does not cover it.
     let stale = matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
         && known.deleted_by.is_none();
-    if covered && !stale { Standing::Ends(Outcome::Superseded, COVERED) } else { Standing::Asks }
+    // How a member ended, the event itself tells and no answer does.
+    let tells_an_end = event.member.as_ref().is_some_and(Member::tells_its_end);
+    if covered && !stale && !tells_an_end {
+        Standing::Ends(Outcome::Superseded, COVERED)
+    } else {
+        Standing::Asks
+    }
 }
 
 /// What an answer means for an object.

@@ -155,9 +155,9 @@ fn without_nul(mut event: Event) -> Event {
     };
     clean(&mut event.id);
     clean(&mut event.event_type);
-    let member = event.member.as_mut().map(|member| &mut member.id);
-    if let Some(member) = member {
-        clean(member);
+    if let Some(member) = &mut event.member {
+        clean(&mut member.id);
+        member.tells.values_mut().for_each(clean);
     }
     for text in [
         &mut event.kind,
@@ -548,14 +548,23 @@ impl Round<'_> {
                 known: found.known,
                 events: Vec::new(),
                 members: BTreeMap::new(),
+                ends: Vec::new(),
                 told: None,
             });
+            if let Some(holder) = &delivered.event.organization_id {
+                sync.workos.found_within(object, holder);
+            }
             wish.said = wish.said.max(delivered.event.updated_at);
             // A later event may have said the contrary: the answer is believed in the end.
-            if let Some(member) = &delivered.event.member
-                && delivered.attempts < DOUBTS
-            {
-                wish.members.insert(member.id.clone(), member.is_in);
+            if let Some(member) = &delivered.event.member {
+                // What ended does not begin again, in whatever order that is told.
+                let has_ended = wish.ends.iter().any(|end| end.id == member.id);
+                if delivered.attempts < DOUBTS && !has_ended {
+                    wish.members.insert(member.id.clone(), member.clone());
+                }
+                if member.tells_its_end() {
+                    wish.ends.push(member.clone());
+                }
             }
             if deleted && !wish.deleted {
                 wish.deleted = true;

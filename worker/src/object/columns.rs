@@ -180,8 +180,19 @@ macro_rules! columns {
                 false
             }
 
+            /// An event says nothing of it but that it is there.
+            #[must_use]
+            #[expect(clippy::unused_self, reason = "relations look at themselves")]
+            pub const fn agrees(&self, _member: &shared::event::Member) -> bool {
+                true
+            }
+
+            /// It has no members whose end could be told.
+            #[expect(clippy::unused_self, reason = "relations look at themselves")]
+            pub const fn hear(&mut self, _ends: &[shared::event::Member]) {}
+
             /// Takes the columns from an answer that was stripped.
-            fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
+            pub(super) fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     id: id.to_owned(),
@@ -244,14 +255,14 @@ macro_rules! columns {
             &[ $( $( $crate::object::columns::columns!(@unannounced $name $marker), )? )+ ];
 
         /// Many rows, column by column.
-        struct Columns<'a> {
-            ids: Vec<&'a str>,
-            $( $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
-            raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
+        pub(super) struct Columns<'a> {
+            pub(super) ids: Vec<&'a str>,
+            $( pub(super) $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
+            pub(super) raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
         }
 
         impl<'a> Columns<'a> {
-            fn of(rows: &[&'a Row]) -> Self {
+            pub(super) fn of(rows: &[&'a Row]) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     ids: rows.iter().map(|row| row.id.as_str()).collect(),

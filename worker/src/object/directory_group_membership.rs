@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Change, Fields};
-use super::{Answered, Composition, Listed, list_under};
+use super::{Answered, Composition, Listed, list_under, whole};
 
 /// The rows of `workos.directory_group_memberships` of one user.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,16 @@ impl Row {
     pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
         self.changes(Some(old))
     }
+
+    /// Whether it says of a group what an event said.
+    #[must_use]
+    pub fn agrees(&self, member: &Member) -> bool {
+        self.groups.contains(&member.id) == member.is_in
+    }
+
+    /// That a user left a group needs no words.
+    #[expect(clippy::unused_self, reason = "every kind answers in the same form")]
+    pub const fn hear(&mut self, _ends: &[Member]) {}
 
     /// Whether there is not one.
     #[must_use]
@@ -76,13 +87,12 @@ pub(super) const LISTED: Listed = Listed::Composed(
 /// Lists of those that belong to one other object: the user's own relation is asked for.
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
+/// Whose groups they are.
+pub(super) const OWNERS: &[Kind] = &[Kind::DirectoryUser];
+
 /// Reads the groups of a user.
 pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
-    let groups: BTreeSet<String> = fields
-        .get("members")
-        .and_then(Value::as_array)
-        .map(|members| members.iter().filter_map(|member| member.as_str().map(str::to_owned)).collect())
-        .unwrap_or_default();
+    let groups: BTreeSet<String> = whole::members(fields).map(|(id, _)| id).collect();
     let parents = std::iter::once(ObjectRef::new(Kind::DirectoryUser, id))
         .chain(groups.iter().map(|group| ObjectRef::new(Kind::DirectoryGroup, group)))
         .collect();
