@@ -53,6 +53,8 @@ const ID: &[Path] = &[&["id"]];
 const OWN_ID: Path = &["id"];
 const ORGANIZATION_ID: Path = &["organization_id"];
 const DIRECTORY_ID: Path = &["directory_id"];
+const SLUG: &[Path] = &[&["slug"]];
+const ORGANIZATION_AND_SLUG: &[Path] = &[ORGANIZATION_ID, &["slug"]];
 
 const WEBHOOK: bool = true;
 const EVENTS_API: bool = false;
@@ -152,8 +154,8 @@ const ENDED_SESSION: &[&str] =
 /// The table.
 pub const ENTRIES: &[Entry] = {
     use Kind::{
-        Directory, DirectoryGroup, DirectoryUser, Group, Organization, OrganizationDomain,
-        OrganizationMembership, User,
+        Connection, Directory, DirectoryGroup, DirectoryUser, FeatureFlag, Group, Invitation, Organization,
+        OrganizationDomain, OrganizationMembership, OrganizationRole, Permission, Role, User,
     };
     use Operation::{Created, Deleted, Updated};
     &[
@@ -177,28 +179,40 @@ pub const ENTRIES: &[Entry] = {
         entry("organization_membership.created", OrganizationMembership, ID, ORGANIZATION_ID, Created),
         entry("organization_membership.updated", OrganizationMembership, ID, ORGANIZATION_ID, Updated),
         entry("organization_membership.deleted", OrganizationMembership, ID, ORGANIZATION_ID, Deleted),
-        ignored("role.created", WEBHOOK),
-        ignored("role.updated", WEBHOOK),
-        ignored("role.deleted", WEBHOOK),
-        ignored("organization_role.created", WEBHOOK),
-        ignored("organization_role.updated", WEBHOOK),
-        ignored("organization_role.deleted", WEBHOOK),
-        ignored("permission.created", WEBHOOK),
-        ignored("permission.updated", WEBHOOK),
-        ignored("permission.deleted", WEBHOOK),
-        ignored("connection.activated", WEBHOOK),
-        ignored("connection.deactivated", WEBHOOK),
-        ignored("connection.deleted", WEBHOOK),
-        ignored("connection.saml_certificate_renewal_required", WEBHOOK),
-        ignored("connection.saml_certificate_renewed", WEBHOOK),
-        ignored("invitation.created", WEBHOOK),
-        ignored("invitation.accepted", WEBHOOK),
-        ignored("invitation.revoked", WEBHOOK),
-        ignored("invitation.resent", WEBHOOK),
-        ignored("flag.created", WEBHOOK),
-        ignored("flag.updated", WEBHOOK),
-        ignored("flag.deleted", WEBHOOK),
-        ignored("flag.rule_updated", WEBHOOK),
+        entry("role.created", Role, SLUG, NONE, Created),
+        entry("role.updated", Role, SLUG, NONE, Updated),
+        entry("role.deleted", Role, SLUG, NONE, Deleted),
+        entry("organization_role.created", OrganizationRole, ORGANIZATION_AND_SLUG, ORGANIZATION_ID, Created),
+        entry("organization_role.updated", OrganizationRole, ORGANIZATION_AND_SLUG, ORGANIZATION_ID, Updated),
+        entry("organization_role.deleted", OrganizationRole, ORGANIZATION_AND_SLUG, ORGANIZATION_ID, Deleted),
+        entry("permission.created", Permission, SLUG, NONE, Created),
+        entry("permission.updated", Permission, SLUG, NONE, Updated),
+        entry("permission.deleted", Permission, SLUG, NONE, Deleted),
+        entry("connection.activated", Connection, ID, ORGANIZATION_ID, Updated),
+        entry("connection.deactivated", Connection, ID, ORGANIZATION_ID, Updated),
+        entry("connection.deleted", Connection, ID, ORGANIZATION_ID, Deleted),
+        entry(
+            "connection.saml_certificate_renewal_required",
+            Connection,
+            &[&["connection", "id"]],
+            &["connection", "organization_id"],
+            Updated,
+        ),
+        entry(
+            "connection.saml_certificate_renewed",
+            Connection,
+            &[&["connection", "id"]],
+            &["connection", "organization_id"],
+            Updated,
+        ),
+        entry("invitation.created", Invitation, ID, ORGANIZATION_ID, Created),
+        entry("invitation.accepted", Invitation, ID, ORGANIZATION_ID, Updated),
+        entry("invitation.revoked", Invitation, ID, ORGANIZATION_ID, Updated),
+        entry("invitation.resent", Invitation, ID, ORGANIZATION_ID, Updated),
+        entry("flag.created", FeatureFlag, SLUG, NONE, Created),
+        entry("flag.updated", FeatureFlag, SLUG, NONE, Updated),
+        entry("flag.deleted", FeatureFlag, SLUG, NONE, Deleted),
+        entry("flag.rule_updated", FeatureFlag, SLUG, NONE, Updated),
         // Directory Sync.
         entry("dsync.activated", Directory, ID, ORGANIZATION_ID, Updated),
         Entry { webhook: EVENTS_API, ..entry("dsync.deactivated", Directory, ID, ORGANIZATION_ID, Updated) },

@@ -106,6 +106,12 @@ impl Event {
         Some(ObjectRef::new(kind, self.object_id.clone()?))
     }
 
+    /// When what it tells of happened, by WorkOS's clock where that is known.
+    #[must_use]
+    pub fn happened_at(&self) -> DateTime<Utc> {
+        self.created_at.unwrap_or(self.received_at)
+    }
+
     /// Whether WorkOS says that the object is gone.
     #[must_use]
     pub fn is_deletion(&self) -> bool {

@@ -34,11 +34,23 @@ pub enum Kind {
     Session,
     /// `api_key`: the API keys of one owner, by the owner's kind and id, e.g. `organization/org_01J8...`.
     ApiKey,
+    /// `connection`, ids `conn_...`.
+    Connection,
+    /// `invitation`, ids `invitation_...`.
+    Invitation,
+    /// `role` of the environment, known by its slug.
+    Role,
+    /// `role` of an organization, known by the organization's id, `/` and the slug.
+    OrganizationRole,
+    /// `permission`, known by its slug.
+    Permission,
+    /// `feature_flag`, known by its slug.
+    FeatureFlag,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::Organization,
         Self::User,
         Self::OrganizationDomain,
@@ -51,6 +63,12 @@ impl Kind {
         Self::GroupMembership,
         Self::Session,
         Self::ApiKey,
+        Self::Connection,
+        Self::Invitation,
+        Self::Role,
+        Self::OrganizationRole,
+        Self::Permission,
+        Self::FeatureFlag,
     ];
 
     /// The name used in messages, tables, metrics and commands.
@@ -69,6 +87,12 @@ impl Kind {
             Self::GroupMembership => "group_membership",
             Self::Session => "session",
             Self::ApiKey => "api_key",
+            Self::Connection => "connection",
+            Self::Invitation => "invitation",
+            Self::Role => "role",
+            Self::OrganizationRole => "organization_role",
+            Self::Permission => "permission",
+            Self::FeatureFlag => "feature_flag",
         }
     }
 

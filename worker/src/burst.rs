@@ -427,7 +427,7 @@ impl Inner {
             pace.wait().await;
             let question = self.question(life).await?;
             let page = tokio::select! {
-                page = listing::page(&self.sync.workos, kind, path, after, self.sync.lane) => page,
+                page = listing::page(&self.sync.workos, kind, None, path, after, self.sync.lane) => page,
                 () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
             };
             match page {

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Ending, Sync, Told, Wish};
 use crate::workos::{Answer, Reply};
-use crate::{backoff, relations};
+use crate::{backoff, object, relations};
 
 /// Objects that are synced at once.
 const SLOTS: usize = 16;
@@ -297,7 +297,8 @@ impl Shared {
         let (fence, found) =
             tokio::time::timeout(database::TIMEOUT, look_up).await.map_err(|_| Trouble::Unavailable)??;
         let known = found.into_iter().next().and_then(|found| found.known);
-        if known.as_ref().is_some_and(|known| known.deleted_by == Some(DeletedBy::Event)) {
+        let for_good = !object::reuses_keys(object.kind);
+        if for_good && known.as_ref().is_some_and(|known| known.deleted_by == Some(DeletedBy::Event)) {
             return Ok(Ending::Ends(Outcome::Superseded, Some("deleted")));
         }
         // Sequences of this stream say nothing of events.

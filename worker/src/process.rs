@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
-use crate::{crash, ledger};
+use crate::{crash, ledger, object};
 
 /// After how long a delivery that was handed back comes again.
 const HAND_BACK: Duration = Duration::from_millis(50);
@@ -408,12 +408,23 @@ async fn carry_out<C: Future<Output = Option<i64>>>(
     let Begun { life, last, confirm } = begun;
     let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
     let all: Vec<usize> = (0..batch.len()).collect();
-    let suspects = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    let Left { after, mut suspects } = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    if !after.is_empty() {
+        suspects.extend(round.go(batch, &after, None::<C>, Company::Others, endings).await?.suspects);
+    }
     for suspect in suspects {
         let _alone = means.alone.lock().await;
         round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
     }
     Ok(())
+}
+
+/// What a round leaves to later ones.
+struct Left {
+    /// Events about a key whose last object was deleted in this round: what has it now must be asked for after that.
+    after: Vec<usize>,
+    /// Events that must be tried alone.
+    suspects: Vec<usize>,
 }
 
 /// With whom an event is tried.
@@ -456,7 +467,7 @@ impl Round<'_> {
         Ok((fence, found))
     }
 
-    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
+    /// Carries out the events at these places, but for those that it leaves to later rounds.
     async fn go<C: Future<Output = Option<i64>>>(
         &self,
         batch: &mut [Delivered],
@@ -464,7 +475,7 @@ impl Round<'_> {
         confirm: Option<C>,
         company: Company,
         endings: &mut BTreeMap<usize, Ending>,
-    ) -> Result<Vec<usize>, Trouble> {
+    ) -> Result<Left, Trouble> {
         let Self { means, covers, .. } = *self;
         let sync = &means.sync;
         let (fence, found) = self.look_up(batch, places).await?;
@@ -499,10 +510,17 @@ impl Round<'_> {
 
         let standings: Vec<Standing> =
             places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
+        let lives_ended: HashSet<&ObjectRef> = places
+            .iter()
+            .zip(&standings)
+            .filter(|(_, standing)| **standing == Standing::Deletes)
+            .filter_map(|(place, _)| self.object(*place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect();
         let mut ended = BTreeMap::new();
         self.divert(batch, places, &standings, &mut ended, endings).await?;
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
-        let mut suspects = Vec::new();
+        let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
         let mut only_retries = true;
@@ -527,23 +545,28 @@ impl Round<'_> {
                 Standing::Deletes => true,
                 Standing::Asks => false,
             };
+            let Some(object) = self.object(place) else { continue };
+            if !deleted && lives_ended.contains(object) {
+                left.after.push(place);
+                continue;
+            }
             if delivered.begun + 1 >= least_crashes {
                 ended.insert(place, Ending::Fails(Failure::Crash));
                 continue;
             }
             if delivered.begun > 0 && company == Company::Others {
-                suspects.push(place);
+                left.suspects.push(place);
                 continue;
             }
             if delivered.delivery > 1 || delivered.begun > 0 {
                 traced.push(delivered);
             }
-            let Some(object) = self.object(place) else { continue };
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
             let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
                 object: object.clone(),
                 deleted: false,
+                ended: None,
                 said: None,
                 known: found.known,
                 events: Vec::new(),
@@ -566,6 +589,9 @@ impl Round<'_> {
                     wish.ends.push(member.clone());
                 }
             }
+            if deleted && object::reuses_keys(object.kind) {
+                wish.ended = wish.ended.max(Some(delivered.event.happened_at()));
+            }
             if deleted && !wish.deleted {
                 wish.deleted = true;
                 wish.events.insert(0, place);
@@ -584,7 +610,7 @@ impl Round<'_> {
             sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
         }
         endings.append(&mut ended);
-        Ok(suspects)
+        Ok(left)
     }
 
     /// Events that are not asked for one by one: those of a deleted directory, which end, and those of one of which many

@@ -31,6 +31,8 @@ pub struct Wish {
     pub object: ObjectRef,
     /// An event declared it deleted: no question, a tombstone.
     pub deleted: bool,
+    /// Where its key may be used again: only what had it by then was deleted.
+    pub ended: Option<DateTime<Utc>>,
     /// The newest `updated_at` that an event told of it.
     pub said: Option<DateTime<Utc>>,
     /// What the guard knew of it before the fence was taken.
@@ -54,6 +56,7 @@ impl Wish {
         Self {
             object,
             deleted: false,
+            ended: None,
             said: None,
             known,
             events: Vec::new(),
@@ -173,6 +176,8 @@ struct Entry {
     /// Why its events must come again although it was answered, if they must; its answer then settles no
     /// later event either.
     held_back: Option<Failure>,
+    /// Where an event ended the life of a key that may be used again: when.
+    ended: Option<DateTime<Utc>>,
     known: Option<Known>,
     events: Vec<usize>,
 }
@@ -188,6 +193,7 @@ impl Entry {
             members: BTreeMap::new(),
             ends: Vec::new(),
             held_back: None,
+            ended: None,
             known,
             events: Vec::new(),
         }
@@ -264,6 +270,7 @@ impl Sync {
             entry.said = wish.said;
             entry.members = wish.members;
             entry.ends = wish.ends;
+            entry.ended = wish.ended;
             entry.events = wish.events;
             entries.insert(entry.object.clone(), entry);
         }
@@ -318,7 +325,7 @@ impl Sync {
         }
         let look = async {
             let mut connection = self.database.acquire().await?;
-            kinds::load(&mut connection, &unplaced).await
+            kinds::load(&mut connection, &self.env, &unplaced).await
         };
         for (object, row) in within_time(look).await? {
             if let Some(holder) = row.holder() {
@@ -659,7 +666,7 @@ impl Sync {
         let mirror = if seen_before.is_empty() {
             HashMap::new()
         } else {
-            kinds::load(connection, &seen_before).await?
+            kinds::load(connection, &self.env, &seen_before).await?
         };
         let mut beside: HashMap<ObjectRef, Vec<Change>> = HashMap::new();
         if self.purpose.is_thorough() && !mirror.is_empty() {
@@ -737,7 +744,7 @@ impl Sync {
         }
         let objects: Vec<&ObjectRef> = gone.iter().map(|entry| &entry.object).collect();
         let were_live: HashSet<ObjectRef> =
-            kinds::bury(connection, question.at, &objects).await?.into_iter().collect();
+            kinds::bury(connection, &self.env, question.at, &objects).await?.into_iter().collect();
         let mut events: HashMap<ObjectRef, Option<&'a Event>> = HashMap::new();
         for entry in &gone {
             let was_deleted = entry.known.as_ref().is_some_and(|known| known.deleted_by.is_some());
@@ -780,7 +787,7 @@ impl Sync {
             let taken: Vec<&ObjectRef> = dependants.iter().map(|(_, object)| object).collect();
             guard::cascade(connection, &self.env, question, &taken).await?;
             let buried: HashSet<ObjectRef> =
-                kinds::bury(connection, question.at, &taken).await?.into_iter().collect();
+                kinds::bury(connection, &self.env, question.at, &taken).await?.into_iter().collect();
             // Audited with the whole, if the user goes too.
             let left = kinds::leave(connection, question.at, &taken).await?;
             parents = dependants.iter().map(|(_, object)| object.clone()).collect();
@@ -867,8 +874,17 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
                 for parent in &record.parents {
                     claims.entry(parent).or_insert(Claim::Hold);
                 }
-                Claim::Present { updated_at: record.row.updated_at(), complete: entry.held_back.is_none() }
+                Claim::Present {
+                    updated_at: record.row.updated_at(),
+                    born_at: record.row.born_at(),
+                    complete: entry.held_back.is_none(),
+                }
             }
+            Verdict::Gone(DeletedBy::Event) if kinds::reuses_keys(entry.object.kind) => match entry.ended {
+                Some(at) => Claim::Ended(at),
+                // WorkOS was asked, and has nothing since the deletion.
+                None => Claim::Gone(DeletedBy::Answer),
+            },
             Verdict::Gone(by) => Claim::Gone(*by),
             Verdict::Missing => Claim::Missing,
             Verdict::Wait(_) => continue,
@@ -915,6 +931,9 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
     let answered = match &entry.verdict {
         Verdict::Wait(_) => return None,
         Verdict::Present(record) => record.row.updated_at(),
+        Verdict::Gone(_) if state.deleted_by.is_none() && entry.ended.is_some() => {
+            return Some(Ending::Ends(Outcome::Superseded, Some(decide::BORN_LATER)));
+        }
         Verdict::Gone(_) if state.deleted_by.is_none() => return Some(Ending::Fails(Failure::Unconfirmed)),
         Verdict::Gone(_) => return Some(Ending::Ends(Outcome::Unchanged, Some("already_deleted"))),
         Verdict::Missing => None,

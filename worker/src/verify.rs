@@ -104,6 +104,16 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds those of another kind of the same table.
+    pub fn add(&mut self, other: &Self) {
+        self.in_step += other.in_step;
+        self.missing += other.missing;
+        self.extra += other.extra;
+        self.different += other.different;
+        self.repaired += other.repaired;
+        self.unannounced += other.unannounced;
+    }
+
     /// Objects that are not in step now.
     #[must_use]
     pub fn left(&self) -> u64 {
@@ -452,7 +462,7 @@ async fn sides(
 ) -> Result<Sides, crate::database::Trouble> {
     within_time(async {
         let mut connection = sync.database.acquire().await?;
-        let rows = object::load(&mut connection, objects).await?;
+        let rows = object::load(&mut connection, &sync.env, objects).await?;
         let mut beside: HashMap<ObjectRef, Vec<&'static str>> = HashMap::new();
         for (object, column) in object::beside(&mut connection, said).await? {
             beside.entry(object).or_default().push(column);

@@ -354,11 +354,12 @@ impl<V: Visitor> Walker<'_, V> {
         }
         let is_whole = matches!(object::listed(self.kind), Listed::Whole(_));
         let mut attempts = self.patience.attempts();
+        let of = Some(list.of.as_str()).filter(|of| !of.is_empty());
         loop {
             let fence = self.visitor.leaving().await?;
             let page = tokio::select! {
                 page = self.whole(&list.of), if is_whole => page,
-                page = listing::page(self.workos, self.kind, &list.path, after, Lane::Backfill), if !is_whole => page,
+                page = listing::page(self.workos, self.kind, of, &list.path, after, Lane::Backfill), if !is_whole => page,
                 () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
             };
             let failure = match page {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::id::Kind;
 
 use super::answer::Reply;
@@ -59,8 +59,6 @@ impl<'a> Candidates<'a> {
 impl State {
     /// `GET` of the list of a kind.
     pub(super) fn list(&mut self, kind: Kind, query: &Query, now: DateTime<Utc>) -> Result<Bytes, Reply> {
-        let selection = object::of(kind).select(query)?;
-        let paging = Paging::parse(query)?;
         let as_of = if chance(self.knobs.stale_list, &mut self.rng) {
             let back = self.rng.u64(0..=self.knobs.stale_window_ms);
             self.store.as_of(now - milliseconds(back))
@@ -69,6 +67,11 @@ impl State {
         };
 
         let store = &self.store;
+        if let Some(whole) = object::of(kind).whole(store.view(as_of), query.whose()) {
+            return whole.map(|items| Bytes::from(json!({"object": "list", "data": items}).to_string()));
+        }
+        let selection = object::of(kind).select(query)?;
+        let paging = Paging::parse(query)?;
         let candidates = Candidates::of(store, kind, selection.of.as_deref());
         let place = match paging.cursor() {
             None => None,

@@ -85,7 +85,7 @@ impl State {
         let query = Query::parse(asked.query);
         let reply = match (route, id) {
             (Route::Get(kind), Some(id)) => self.get_one(kind, id, stale, now),
-            (Route::List(kind), _) => self.list(kind, &query, now).map(Reply::ok),
+            (Route::List(kind), of) => self.list(kind, &query.of(of), now).map(Reply::ok),
             (Route::Events, _) => self.events_page(&query, now).map(Reply::ok),
             _ => Err(Reply::message(404, "Not Found")),
         };
@@ -129,7 +129,11 @@ impl State {
         } else {
             self.moment_of(kind, id, now)
         };
-        self.show(kind, id, as_of)
+        let shown = self.show(kind, id, as_of).or_else(|| {
+            let instead = object::of(kind).instead(self.store.view(as_of), id)?;
+            Some(Bytes::from(instead.to_string()))
+        });
+        shown
             .map(Reply::ok)
             .ok_or_else(|| Reply::message(404, &format!("{} not found: '{id}'.", object::of(kind).title())))
     }
@@ -158,21 +162,26 @@ impl State {
     }
 }
 
-/// What a path asks for, and the id in it.
+/// What a path asks for, and the id in it: of the object, or of the one whose list it is.
 fn route(path: &str) -> (Route, Option<String>) {
     if path == "/events" {
         return (Route::Events, None);
     }
+    let segments: Vec<String> =
+        path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     for kind in Kind::ALL {
-        let Some(rest) = path.strip_prefix(object::of(kind).path()) else { continue };
-        if rest.is_empty() {
-            return (Route::List(kind), None);
+        let object = object::of(kind);
+        let template: Vec<&str> = object.path().split('/').collect();
+        let Some((beginning, rest)) = segments.split_at_checked(template.len()) else { continue };
+        if !template.iter().zip(beginning).all(|(wanted, segment)| *wanted == "{}" || wanted == segment) {
+            continue;
         }
-        if let Some(id) = rest.strip_prefix('/')
-            && !id.is_empty()
-            && !id.contains('/')
-        {
-            return (Route::Get(kind), Some(percent_decode_str(id).decode_utf8_lossy().into_owned()));
+        let of = template.iter().zip(beginning).find(|(wanted, _)| **wanted == "{}");
+        let of = of.map(|(_, segment)| segment.as_str());
+        match rest {
+            [] => return (Route::List(kind), of.map(str::to_owned)),
+            [id] if !id.is_empty() => return (Route::Get(kind), Some(object.found_by(of, id))),
+            _ => {}
         }
     }
     (Route::Unknown, None)

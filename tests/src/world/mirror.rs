@@ -38,7 +38,44 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::DirectoryUser => "directory_users",
         Kind::DirectoryGroup => "directory_groups",
         Kind::DirectoryGroupMembership => "directory_group_memberships",
+        Kind::Connection => "connections",
+        Kind::Invitation => "invitations",
+        Kind::Role | Kind::OrganizationRole => "roles",
+        Kind::Permission => "permissions",
+        Kind::FeatureFlag => "feature_flags",
     }
+}
+
+/// By what a row of a kind is found, in SQL.
+const fn key_of_a_row(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Role => "CASE WHEN organization_id IS NULL THEN slug END",
+        Kind::OrganizationRole => "organization_id || '/' || slug",
+        Kind::Permission | Kind::FeatureFlag => "slug",
+        _ => "id",
+    }
+}
+
+/// Whether a row of the table is of this kind.
+fn is_of(kind: Kind, row: &Value) -> bool {
+    match kind {
+        Kind::Role => row["organization_id"].is_null(),
+        Kind::OrganizationRole => !row["organization_id"].is_null(),
+        _ => true,
+    }
+}
+
+/// What WorkOS has. An answer about a role does not say whose it is.
+fn objects(sim: &Sim, kind: Kind) -> Vec<Value> {
+    if kind != Kind::OrganizationRole {
+        return sim.all(kind);
+    }
+    let roles = sim.ever(kind).into_iter().filter_map(|key| {
+        let mut role = sim.get(kind, &key)?;
+        role["organization_id"] = key.split('/').next().into();
+        Some(role)
+    });
+    roles.collect()
 }
 
 /// What WorkOS says about a column. Its name is the name of the field, with few exceptions.
@@ -86,8 +123,9 @@ impl Mirror {
         let mut differences = Vec::new();
         for kind in Kind::ALL {
             let table = table(kind);
-            let rows = live_rows(pool, table, env).await?;
-            let objects = by_id(sim.all(kind));
+            let mut rows = live_rows(pool, table, env).await?;
+            rows.retain(|_, row| is_of(kind, row));
+            let objects = by_id(objects(sim, kind));
             differences.extend(one_sided(table, &rows, &objects));
             for (id, object) in &objects {
                 let Some(row) = rows.get(id) else { continue };
@@ -104,10 +142,13 @@ impl Mirror {
     }
 }
 
-/// The row of an object, live or tombstone.
+/// The row of an object, live or tombstone; of what was made again under the same key, the one that lives.
 pub async fn row(pool: &PgPool, kind: Kind, id: &str) -> anyhow::Result<Option<Value>> {
     let table = table(kind);
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT to_jsonb(t) FROM workos.{table} t WHERE id = $1")))
+    let key = key_of_a_row(kind);
+    sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT to_jsonb(t) FROM workos.{table} t WHERE {key} = $1 ORDER BY _deleted_at DESC NULLS FIRST LIMIT 1"
+    )))
         .bind(id)
         .fetch_optional(pool)
         .await

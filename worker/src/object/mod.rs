@@ -2,19 +2,26 @@
 //! it, how an answer is read, what the mirror has, how it is written, how it is buried, what it takes
 //! along.
 //!
-//! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`.
+//! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`. One that is known by its slug
+//! says so there, because a slug may be used again: its file also says what an answer is known by.
 
 pub mod api_key;
 pub mod columns;
+pub mod connection;
 pub mod directory;
 pub mod directory_group;
 pub mod directory_group_membership;
 pub mod directory_user;
+pub mod feature_flag;
 pub mod group;
 pub mod group_membership;
+pub mod invitation;
 pub mod organization;
 pub mod organization_domain;
 pub mod organization_membership;
+pub mod organization_role;
+pub mod permission;
+pub mod role;
 pub mod session;
 pub mod user;
 pub(crate) mod whole;
@@ -123,6 +130,42 @@ pub fn named(name: &str) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind.name() == name || table(*kind) == name)
 }
 
+/// What an answer is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// By this.
+    Is(String),
+    /// It is of another kind than was asked for.
+    OfAnotherKind,
+    /// It does not say.
+    Missing,
+}
+
+impl Key {
+    fn id(fields: &Fields) -> Self {
+        match fields.get("id") {
+            Some(Value::String(id)) => Self::Is(id.clone()),
+            _ => Self::Missing,
+        }
+    }
+
+    /// By its slug; it must have an id all the same.
+    fn slug(fields: &Fields) -> Self {
+        match (Self::id(fields), fields.get("slug")) {
+            (Self::Is(_), Some(Value::String(slug))) => Self::Is(slug.clone()),
+            _ => Self::Missing,
+        }
+    }
+
+    /// By this within another object.
+    fn under(self, of: &str) -> Self {
+        match self {
+            Self::Is(key) => Self::Is(format!("{of}/{key}")),
+            other => other,
+        }
+    }
+}
+
 /// What one answer of WorkOS holds.
 pub struct Answered<R> {
     /// The object itself.
@@ -187,6 +230,9 @@ pub enum Misread {
     /// Another object.
     #[error("the answer is about another object")]
     OtherObject,
+    /// An object of another kind, where WorkOS shows two kinds in one place.
+    #[error("the answer is about an object of another kind")]
+    AnotherKind,
     /// An item of a list without its id.
     #[error("the item has no id")]
     NoId,
@@ -219,8 +265,18 @@ macro_rules! whole {
     };
 }
 
+/// The first for what is known by its id, the second for what is known by its slug.
+macro_rules! by {
+    (; $id:expr, $slug:expr) => {
+        $id
+    };
+    (slug; $id:expr, $slug:expr) => {
+        $slug
+    };
+}
+
 macro_rules! kinds {
-    ($( $kind:ident => $module:ident $( within $holder:ident )? $( as $whole:ident )? ),+ $(,)?) => {
+    ($( $kind:ident => $module:ident $( by $slug:ident )? $( within $holder:ident )? $( as $whole:ident )? ),+ $(,)?) => {
         /// The columns of an object of any kind.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Row {
@@ -260,6 +316,12 @@ macro_rules! kinds {
                 match self { $( Self::$kind(row) => within!($( $holder )?; row; None), )+ }
             }
 
+            /// When it was made, where that tells it from an earlier one with the same key.
+            #[must_use]
+            pub fn born_at(&self) -> Option<DateTime<Utc>> {
+                match self { $( Self::$kind(row) => by!($( $slug )?; { let _ = row; None }, row.created_at), )+ }
+            }
+
             /// Whether it is a tombstone in the mirror.
             #[must_use]
             pub fn is_tombstone(&self) -> bool {
@@ -284,6 +346,24 @@ macro_rules! kinds {
                     _ => self.changes(None),
                 }
             }
+        }
+
+        /// Whether a key of this kind may come to mean another object: then a deletion ends the one that had it by
+        /// then, and not the key.
+        #[must_use]
+        pub const fn reuses_keys(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => by!($( $slug )?; false, true), )+ }
+        }
+
+        /// Whether the list of a kind comes in pages.
+        #[must_use]
+        pub const fn is_paged(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => by!($( $slug )?; true, $module::PAGED), )+ }
+        }
+
+        /// What an answer of this kind is known by; `of` is the object that it was found under, if there is one.
+        fn key(kind: Kind, of: Option<&str>, fields: &Fields) -> Key {
+            match kind { $( Kind::$kind => by!($( $slug )?; Key::id(fields), $module::key(of, fields)), )+ }
         }
 
         /// How everything of a kind is listed.
@@ -393,13 +473,19 @@ macro_rules! kinds {
         /// What the mirror has of these objects.
         pub async fn load(
             connection: &mut PgConnection,
+            env: &str,
             objects: &[&ObjectRef],
         ) -> sqlx::Result<HashMap<ObjectRef, Row>> {
             let mut rows = HashMap::new();
             $(
                 let ids = ids_of(objects, Kind::$kind);
                 if !ids.is_empty() {
-                    for row in $module::load(&mut *connection, &ids).await? {
+                    let found = by!(
+                        $( $slug )?;
+                        $module::load(&mut *connection, &ids).await?,
+                        $module::load(&mut *connection, env, &ids).await?
+                    );
+                    for row in found {
                         rows.insert(ObjectRef::new(Kind::$kind, row.id.clone()), Row::$kind(row));
                     }
                 }
@@ -430,6 +516,7 @@ macro_rules! kinds {
         /// Turns rows into tombstones; returns those that were live.
         pub async fn bury(
             connection: &mut PgConnection,
+            env: &str,
             at: DateTime<Utc>,
             objects: &[&ObjectRef],
         ) -> sqlx::Result<Vec<ObjectRef>> {
@@ -437,7 +524,11 @@ macro_rules! kinds {
             $(
                 let ids = ids_of(objects, Kind::$kind);
                 if !ids.is_empty() {
-                    let were_live = $module::bury(&mut *connection, at, &ids).await?;
+                    let were_live = by!(
+                        $( $slug )?;
+                        $module::bury(&mut *connection, at, &ids).await?,
+                        $module::bury(&mut *connection, env, at, &ids).await?
+                    );
                     buried.extend(were_live.into_iter().map(|id| ObjectRef::new(Kind::$kind, id)));
                 }
             )+
@@ -478,6 +569,12 @@ kinds! {
     GroupMembership => group_membership as whole,
     Session => session as whole,
     ApiKey => api_key as whole,
+    Connection => connection,
+    Invitation => invitation,
+    Role => role by slug,
+    OrganizationRole => organization_role by slug,
+    Permission => permission by slug,
+    FeatureFlag => feature_flag by slug,
 }
 
 /// What names the relation of this kind that belongs to this object.
@@ -587,20 +684,28 @@ fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {
 /// Reads the answer to "what is this object now": the object first, then what came with it.
 pub fn read(object: &ObjectRef, body: &[u8]) -> Result<Vec<Record>, Misread> {
     let fields = fields_of(body)?;
-    if fields.get("id").and_then(Value::as_str) != Some(object.id.as_str()) {
-        return Err(Misread::OtherObject);
+    let of = object.id.split_once('/').map(|(of, _)| of);
+    match key(object.kind, of, &fields) {
+        Key::Is(key) if key == object.id => {}
+        Key::OfAnotherKind => return Err(Misread::AnotherKind),
+        Key::Is(_) | Key::Missing => return Err(Misread::OtherObject),
     }
     let mut records = Vec::with_capacity(1);
     read_fields(object.clone(), fields, &mut records);
     Ok(records)
 }
 
-/// Reads an item of a list of this kind: the object first, then what came with it.
-pub fn read_item(kind: Kind, item: &RawValue) -> Result<Vec<Record>, Misread> {
+/// Reads an item of a list of this kind: the object first, then what came with it. `of` is the object whose list it
+/// is, if there is one.
+pub fn read_item(kind: Kind, of: Option<&str>, item: &RawValue) -> Result<Vec<Record>, Misread> {
     let fields = fields_of(item.get().as_bytes())?;
-    let Some(Value::String(id)) = fields.get("id") else { return Err(Misread::NoId) };
+    let key = match key(kind, of, &fields) {
+        Key::Is(key) => key,
+        Key::OfAnotherKind => return Err(Misread::AnotherKind),
+        Key::Missing => return Err(Misread::NoId),
+    };
     let mut records = Vec::with_capacity(1);
-    read_fields(ObjectRef::new(kind, id.clone()), fields, &mut records);
+    read_fields(ObjectRef::new(kind, key), fields, &mut records);
     Ok(records)
 }
 
@@ -636,10 +741,10 @@ mod tests {
     #[test]
     fn an_item_of_a_list_is_read_like_an_answer() {
         let item = RawValue::from_string(r#"{"id":"org_1","domains":[{"id":"org_domain_1"}]}"#.to_owned());
-        let records = read_item(Kind::Organization, &item.expect("JSON")).expect("an organization");
+        let records = read_item(Kind::Organization, None, &item.expect("JSON")).expect("an organization");
         assert_eq!(records[1].object, ObjectRef::new(Kind::OrganizationDomain, "org_domain_1"));
         let nameless = RawValue::from_string("{}".to_owned()).expect("JSON");
-        assert!(matches!(read_item(Kind::User, &nameless), Err(Misread::NoId)));
+        assert!(matches!(read_item(Kind::User, None, &nameless), Err(Misread::NoId)));
     }
 
     #[test]

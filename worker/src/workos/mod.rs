@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::failure::Failure;
 use crate::metrics::Metrics;
-use crate::object::{self, Record};
+use crate::object::{self, Misread, Record};
 use crate::{backoff, crash, listing};
 
 /// Whole time of a request, connecting included.
@@ -296,10 +296,14 @@ impl WorkOs {
         };
         let Some(body) = self.request(&path, object.kind.name(), lane).await? else { return Ok(None) };
         crash::object(object);
-        object::read(object, &body).map(Some).map_err(|error| {
-            tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
-            Failure::NotUnderstood
-        })
+        match object::read(object, &body) {
+            Ok(records) => Ok(Some(records)),
+            Err(Misread::AnotherKind) => Ok(None),
+            Err(error) => {
+                tracing::warn!(object.id = %object.id, error = %error, "an answer of WorkOS was not understood");
+                Err(Failure::NotUnderstood)
+            }
+        }
     }
 
     /// Asks for a relation, page by page; `None` is 404.
