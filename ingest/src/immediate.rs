@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::header::HeaderMap;
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -30,6 +29,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::flights::{Departure, Flights, State};
+use crate::groups::Outgoing;
 use crate::metrics::SyncMetrics;
 use crate::problem;
 use crate::store::{ACK_TIMEOUT, Store, Unstored};
@@ -352,8 +352,8 @@ impl Immediate {
         tokio::spawn(async move {
             let stored = match serde_json::to_vec(&request) {
                 Ok(payload) => {
-                    let message = PublishMessage::build().headers(headers).payload(payload.into());
-                    store.store(subject.into(), message).await.map(drop)
+                    let outgoing = Outgoing { subject: subject.into(), headers, payload: payload.into() };
+                    store.store(outgoing).await.map(drop)
                 }
                 Err(_) => Err(Unstored::Refused),
             };

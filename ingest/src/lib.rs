@@ -10,6 +10,7 @@
 pub mod client_address;
 pub mod config;
 pub mod flights;
+pub mod groups;
 pub mod immediate;
 pub mod metrics;
 pub mod problem;

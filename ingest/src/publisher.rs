@@ -10,6 +10,7 @@ use shared::telemetry::TraceParent;
 use shared::{catalogue, message, subject};
 use tokio_util::sync::CancellationToken;
 
+use crate::groups::Outgoing;
 use crate::store::{Store, Stored, Unstored};
 
 /// The way into the stream of events.
@@ -39,8 +40,9 @@ impl Publisher {
 
     /// Stores an event and waits for the acknowledgement.
     pub async fn publish(&self, event: &Event, trace: Option<&TraceParent>) -> Result<Stored, Unstored> {
-        let message = message::of(event, trace).map_err(|_| Unstored::Refused)?;
-        let stored = self.store.store(self.subject(&event.event_type), message).await?;
+        let (headers, payload) = message::of(event, trace).map_err(|_| Unstored::Refused)?;
+        let subject = self.subject(&event.event_type);
+        let stored = self.store.store(Outgoing { subject, headers, payload }).await?;
         if stored == Stored::Duplicate {
             self.tell_arrival(event).await;
         }

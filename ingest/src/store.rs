@@ -7,11 +7,14 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Client, Subject, jetstream};
+use async_nats::{Client, jetstream};
 use shared::admin::Readiness;
 use shared::broker::{self, Stream, StreamFacts};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::groups::{Groups, Outgoing};
 
 /// How long an acknowledgement may take. WorkOS does not say how long it waits; every guess is longer.
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,14 +61,23 @@ pub enum Unstored {
 
 /// The way into one stream.
 pub struct Store {
+    single: Single,
+    groups: Groups,
+    stream: Stream,
+    max_in_flight: usize,
+}
+
+/// Stores messages by themselves.
+#[derive(Clone)]
+pub(crate) struct Single {
     client: Client,
     jetstream: jetstream::Context,
-    stream: Stream,
     stream_missed: Arc<Notify>,
 }
 
 impl Store {
-    /// Publishes through `client` into `stream`, with at most `max_in_flight` acknowledgements awaited.
+    /// Publishes through `client` into `stream`, with at most `max_in_flight` acknowledgements awaited. Must be
+    /// called within a runtime.
     #[must_use]
     pub fn new(client: Client, stream: Stream, max_in_flight: usize) -> Self {
         let jetstream = ContextBuilder::new()
@@ -74,36 +86,41 @@ impl Store {
             .ack_timeout(ACK_TIMEOUT)
             .max_ack_inflight(max_in_flight)
             .build(client.clone());
-        Self { client, jetstream, stream, stream_missed: Arc::default() }
+        let single = Single { client: client.clone(), jetstream, stream_missed: Arc::default() };
+        Self { groups: Groups::new(client, single.clone()), single, stream, max_in_flight }
     }
 
     /// The connection to the broker.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.single.client
     }
 
     /// Whether there is a connection now.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.single.is_connected()
     }
 
     /// Stores a message and waits for the acknowledgement.
-    pub async fn store(&self, subject: Subject, message: PublishMessage) -> Result<Stored, Unstored> {
+    pub async fn store(&self, outgoing: Outgoing) -> Result<Stored, Unstored> {
         // The client would queue it for the next connection, long after the sender gave up waiting.
         if !self.is_connected() {
             return Err(Unstored::NotConnected);
         }
-        let acknowledged = match self.jetstream.send_publish(subject, message).await {
-            Ok(acknowledgement) => acknowledgement.await,
-            Err(error) => Err(error),
-        };
-        match acknowledged {
-            Ok(ack) if ack.duplicate => Ok(Stored::Duplicate),
-            Ok(_) => Ok(Stored::New),
-            Err(error) => Err(self.unstored(&error)),
+        let _awaited = self.groups.awaited();
+        if self.groups.are_better() {
+            if self.groups.count() > self.max_in_flight {
+                return Err(Unstored::Busy);
+            }
+            return self.groups.store(outgoing).await;
         }
+        let started = Instant::now();
+        let stored = self.single.store(outgoing).await;
+        if stored.is_ok() {
+            self.groups.took(started.elapsed());
+        }
+        stored
     }
 
     /// Keeps the stream in being, until `stop`: makes sure of it now, again after each new connection,
@@ -119,7 +136,7 @@ impl Store {
                     tracing::info!(stream = self.stream.name(), "stream is there: {}", facts.durability());
                 }
                 tokio::select! {
-                    () = self.stream_missed.notified() => {
+                    () = self.single.stream_missed.notified() => {
                         readiness.unready("stream", format!("the broker has no stream {}", self.stream.name()));
                         tracing::warn!(stream = self.stream.name(), "the stream is gone, making it again");
                         // A broker that says "no stream" and "here it is" in turn is asked slowly.
@@ -136,12 +153,12 @@ impl Store {
     pub async fn close(&self) {
         if self.is_connected() {
             // Nothing depends on it: what was not acknowledged was not answered with 200.
-            let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await;
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.client().flush()).await;
         }
     }
 
     fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        self.client().statistics().connects.load(Ordering::Relaxed)
     }
 
     async fn connected_again(&self, connects: u64) {
@@ -154,9 +171,10 @@ impl Store {
         let mut delay = FIRST_DELAY;
         let mut told = String::new();
         loop {
-            match broker::ensure(&self.jetstream, self.stream, replicas).await {
+            match broker::ensure(&self.single.jetstream, self.stream, replicas).await {
                 Ok(facts) => {
                     readiness.ready("stream");
+                    self.groups.possible(facts.takes_groups);
                     return facts;
                 }
                 Err(error) => {
@@ -174,6 +192,30 @@ impl Store {
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(MAX_DELAY);
+        }
+    }
+}
+
+impl Single {
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Stores a message and waits for the acknowledgement.
+    pub(crate) async fn store(&self, outgoing: Outgoing) -> Result<Stored, Unstored> {
+        if !self.is_connected() {
+            return Err(Unstored::NotConnected);
+        }
+        let Outgoing { subject, headers, payload } = outgoing;
+        let message = PublishMessage::build().headers(headers).payload(payload);
+        let acknowledged = match self.jetstream.send_publish(subject, message).await {
+            Ok(acknowledgement) => acknowledgement.await,
+            Err(error) => Err(error),
+        };
+        match acknowledged {
+            Ok(ack) if ack.duplicate => Ok(Stored::Duplicate),
+            Ok(_) => Ok(Stored::New),
+            Err(error) => Err(self.unstored(&error)),
         }
     }
 

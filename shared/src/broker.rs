@@ -144,6 +144,9 @@ pub struct StreamFacts {
     pub replicas: usize,
     /// Whether it is on disk.
     pub on_disk: bool,
+    /// Whether it takes groups of messages as one (atomic batches, NATS 2.12). An older broker forgets that it was
+    /// asked to.
+    pub takes_groups: bool,
 }
 
 impl StreamFacts {
@@ -175,6 +178,7 @@ fn facts(info: &stream::Info) -> StreamFacts {
         created: info.created,
         replicas: info.config.num_replicas.max(1),
         on_disk: info.config.storage == stream::StorageType::File,
+        takes_groups: info.config.allow_atomic_publish,
     }
 }
 
@@ -222,6 +226,7 @@ pub async fn ensure_events(jetstream: &jetstream::Context, replicas: usize) -> a
         max_age: EVENTS_MAX_AGE,
         duplicate_window: DUPLICATE_WINDOW,
         num_replicas: replicas,
+        allow_atomic_publish: true,
         ..stream::Config::default()
     };
     get_or_create(jetstream, config, subject::EVENTS_SUBJECTS).await

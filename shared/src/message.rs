@@ -2,7 +2,7 @@
 //! when it comes again on another channel.
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
-use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
 
 use crate::event::Event;
 use crate::subject;
@@ -11,8 +11,8 @@ use crate::telemetry::TraceParent;
 /// Room for a message of the usual size, about 350 bytes.
 const USUAL_PAYLOAD: usize = 512;
 
-/// The message that carries this event.
-pub fn of(event: &Event, trace: Option<&TraceParent>) -> serde_json::Result<PublishMessage> {
+/// Headers and payload of the message that carries this event.
+pub fn of(event: &Event, trace: Option<&TraceParent>) -> serde_json::Result<(HeaderMap, Bytes)> {
     let mut payload = Vec::with_capacity(USUAL_PAYLOAD);
     serde_json::to_writer(&mut payload, event)?;
     let mut headers = HeaderMap::new();
@@ -20,7 +20,7 @@ pub fn of(event: &Event, trace: Option<&TraceParent>) -> serde_json::Result<Publ
     if let Some(trace) = trace {
         headers.insert(subject::TRACEPARENT, trace.as_str());
     }
-    Ok(PublishMessage::build().headers(headers).payload(payload.into()))
+    Ok((headers, payload.into()))
 }
 
 /// The id by which the broker knows duplicates. WorkOS's ids are plain; one that would not survive as

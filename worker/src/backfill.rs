@@ -10,6 +10,7 @@ use shared::clock;
 use shared::id::{Kind, ObjectRef};
 
 use crate::database::Trouble;
+use crate::environment;
 use crate::listing::{Interruption, Patience};
 use crate::object::{self, Listed};
 use crate::outcome::Outcome;
@@ -43,6 +44,8 @@ pub struct Backfill {
     pub only: Vec<Kind>,
     /// Not from the checkpoint.
     pub restart: bool,
+    /// Whether WorkOS may have nothing of what the mirror has.
+    pub even_if_all_is_gone: bool,
     /// Who runs it.
     pub actor: String,
     /// What is shown.
@@ -99,6 +102,9 @@ pub async fn run(backfill: &Backfill) -> Result<Summary, Interruption> {
     let Backfill { sync, patience, .. } = backfill;
     let pool = &sync.database;
     let Some(_lock) = lock(backfill).await? else { return Err(Interruption::Busy) };
+    if !backfill.even_if_all_is_gone {
+        environment::check(sync, patience).await?;
+    }
     let arguments = json!({ "only": backfill.only });
     let since = clock::now() - RESUMED_WITHIN;
     let interrupted = if backfill.restart {

@@ -8,6 +8,7 @@
 //! come again.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,12 +40,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(100);
 /// WorkOS allows four requests a second for the users of one directory.
 const PACE: Duration = Duration::from_millis(255);
-/// How fast a list answers events at that pace, which is about when an event need not come again before.
-const ANSWERED_A_SECOND: u64 = 390;
-/// The least that an event waits for a list.
-const SOONEST: Duration = Duration::from_secs(2);
+/// Objects on a page.
+const A_PAGE: u64 = 100;
+/// The least that an event waits for a list that is being read, and how much longer than the list is likely to take.
+const SOONEST: Duration = Duration::from_secs(1);
+/// Pages of a list that an event waits for, which may be on any of them.
+const SOME_PAGES: u64 = 8;
 /// The most.
-const LATEST: Duration = Duration::from_mins(1);
+const LATEST: Duration = Duration::from_secs(40);
 /// Directories whose lists are read at once.
 const AT_ONCE: usize = 4;
 /// Relations that are written in one transaction.
@@ -65,8 +68,6 @@ pub struct Waiting<'a> {
     pub directory: &'a str,
     /// Its sequence in the stream.
     pub sequence: i64,
-    /// Which delivery this is, from 1.
-    pub delivery: u32,
     /// When it reached us.
     pub received_at: DateTime<Utc>,
 }
@@ -107,6 +108,8 @@ struct Going {
     wanted: BTreeMap<Kind, Wanted>,
     /// The list that is being read.
     reading: Option<Kind>,
+    /// About how many requests it still takes.
+    left: Arc<AtomicU64>,
 }
 
 /// A list that is to be read.
@@ -175,22 +178,22 @@ impl Bursts {
         let mut state = self.0.state();
         let begins = !state.going.contains_key(&directory);
         let going = state.going.entry(directory.clone()).or_default();
-        let reading = going.reading == Some(kind);
-        let mut before = 0;
-        if !reading {
+        let mut ahead = 0;
+        if going.reading != Some(kind) {
             let wanted = going.wanted.entry(kind).or_insert_with(|| Wanted {
                 since: Instant::now(),
                 published: DateTime::UNIX_EPOCH,
                 highest: 0,
                 waiting: 0,
             });
-            before = wanted.waiting;
+            ahead = wanted.waiting;
             for event in events {
                 wanted.published = wanted.published.max(event.received_at);
                 wanted.highest = wanted.highest.max(event.sequence);
                 wanted.waiting += 1;
             }
         }
+        let delay = going.delay(kind, ahead);
         drop(state);
         if begins {
             let inner = self.0.clone();
@@ -208,21 +211,28 @@ impl Bursts {
                 }
             });
         }
-        events
-            .iter()
-            .zip(before..)
-            .map(|(event, ahead)| (event.place, delay(event.delivery, ahead)))
-            .collect()
+        events.iter().map(|event| (event.place, delay)).collect()
     }
 }
 
-/// When an event comes again that waits for a list, with so many events ahead of it.
-fn delay(delivery: u32, ahead: u64) -> Duration {
-    let wait = match delivery {
-        0 | 1 => SOONEST + Duration::from_millis(ahead * 1_000 / ANSWERED_A_SECOND),
-        again => SOONEST * again,
-    };
-    wait.min(LATEST)
+impl Going {
+    /// How long an event waits for the list of its kind, with so many ahead of it: about as long as that takes.
+    fn delay(&self, kind: Kind, ahead: u64) -> Duration {
+        let at_once = matches!(object::listed(kind), Listed::Composed(..));
+        let left = self.left.load(Ordering::Relaxed);
+        let (requests, begins) = match self.reading {
+            Some(reading) if reading == kind && at_once => (left, Duration::ZERO),
+            Some(reading) if reading == kind => (left.min(SOME_PAGES), Duration::ZERO),
+            reading => {
+                let earlier =
+                    self.wanted.range(..kind).map(|(_, wanted)| wanted.waiting / A_PAGE).sum::<u64>();
+                let now = if reading.is_some() { left } else { 0 };
+                (now + earlier + ahead / A_PAGE, QUIET)
+            }
+        };
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        (SOONEST + begins + PACE.saturating_mul(requests)).min(LATEST)
+    }
 }
 
 impl Inner {
@@ -292,9 +302,11 @@ impl Inner {
                 going.reading = None;
                 let next = going.wanted.pop_first();
                 going.reading = next.map(|(kind, _)| kind);
+                pace.left = going.left.clone();
                 next
             };
             let Some((kind, wanted)) = next else { return Ok(()) };
+            pace.left.store(wanted.waiting / A_PAGE, Ordering::Relaxed);
             self.read_list(directory, kind, wanted, &mut pace).await?;
         }
     }
@@ -512,15 +524,25 @@ impl Inner {
 
 /// Keeps requests about one directory apart.
 #[derive(Default)]
-pub struct Pace(Option<Instant>);
+pub struct Pace {
+    last: Option<Instant>,
+    /// About how many are still to come.
+    left: Arc<AtomicU64>,
+}
 
 impl Pace {
+    /// So many are still to come.
+    pub fn expect(&self, requests: usize) {
+        self.left.store(requests as u64, Ordering::Relaxed);
+    }
+
     /// Waits until the next request may leave.
     pub async fn wait(&mut self) {
-        if let Some(last) = self.0 {
+        if let Some(last) = self.last {
             tokio::time::sleep_until(last + PACE).await;
         }
-        self.0 = Some(Instant::now());
+        self.last = Some(Instant::now());
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     }
 }
 
@@ -528,12 +550,26 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn wanted(waiting: u64) -> Wanted {
+        Wanted { since: Instant::now(), published: DateTime::UNIX_EPOCH, highest: 0, waiting }
+    }
+
     #[test]
-    fn an_event_comes_again_about_when_the_list_answers_it() {
-        let seconds = |delivery, ahead| delay(delivery, ahead).as_secs();
-        assert_eq!([seconds(1, 0), seconds(1, 390), seconds(1, 3_900)], [2, 3, 12]);
-        assert_eq!([seconds(2, 0), seconds(3, 0), seconds(9, 0)], [4, 6, 18]);
-        assert_eq!(seconds(1, 1_000_000), LATEST.as_secs());
-        assert_eq!(seconds(90, 0), LATEST.as_secs());
+    fn an_event_comes_again_about_when_a_list_answers_it() {
+        let mut going = Going::default();
+        going.wanted.insert(Kind::DirectoryUser, wanted(2_000));
+        let seconds = |going: &Going, kind, ahead| going.delay(kind, ahead).as_secs();
+        assert_eq!(seconds(&going, Kind::DirectoryUser, 0), 2);
+        assert_eq!(seconds(&going, Kind::DirectoryUser, 2_000), 7);
+        assert_eq!(seconds(&going, Kind::DirectoryGroupMembership, 0), 7, "users are listed first");
+        going.wanted.clear();
+        going.reading = Some(Kind::DirectoryUser);
+        going.left.store(100, Ordering::Relaxed);
+        assert_eq!(seconds(&going, Kind::DirectoryUser, 0), 3, "it may be on any page");
+        assert_eq!(seconds(&going, Kind::DirectoryGroupMembership, 0), 27);
+        going.reading = Some(Kind::DirectoryGroupMembership);
+        assert_eq!(seconds(&going, Kind::DirectoryGroupMembership, 0), 26);
+        going.left.store(1_000_000, Ordering::Relaxed);
+        assert_eq!(going.delay(Kind::DirectoryGroupMembership, 0), LATEST);
     }
 }

@@ -99,6 +99,12 @@ pub enum Interruption {
     /// Postgres refuses what is ours.
     #[error("Postgres refuses the bookkeeping ({0})")]
     Refused(String),
+    /// WorkOS has none of so many rows of the mirror.
+    #[error(
+        "WorkOS has none of {0} rows of the mirror that were tried, as if the key were of another environment; check \
+         WORKOS_API_KEY and WORKOS_ENV, or say --even-if-all-is-gone"
+    )]
+    OtherEnvironment(usize),
     /// Another copy does the same at this moment.
     #[error("another one is running for this environment; wait for it, or stop it")]
     Busy,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{AckKind, Message};
-use chrono::{DateTime, Utc};
-use shared::event::{Arrival, Channel, Event};
+use chrono::{DateTime, TimeDelta, Utc};
+use shared::event::{Arrival, Channel, Event, Member};
 use shared::id::{Kind, ObjectRef};
 use shared::{clock, subject};
 use tokio::sync::Mutex;
@@ -21,10 +21,11 @@ use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy, Retries};
 use crate::guard::{self, Covers, DeletedBy, Found, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
+use crate::object;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
-use crate::{crash, ledger, object};
+use crate::{crash, ledger};
 
 /// After how long a delivery that was handed back comes again.
 const HAND_BACK: Duration = Duration::from_millis(50);
@@ -32,8 +33,9 @@ const HAND_BACK: Duration = Duration::from_millis(50);
 /// neighbours could not be told from it.
 const LEAST_CRASHES: u32 = 3;
 
-/// How often an answer about a relation is doubted that does not say what an event said.
-const DOUBTS: u32 = 4;
+/// How long after an event an answer about a relation is doubted that does not say what the event said: nothing in it
+/// tells how old it is. After that it is believed, since a later event may have said the contrary.
+const DOUBTED: TimeDelta = TimeDelta::seconds(10);
 
 /// What a batch is carried out with.
 #[derive(Clone)]
@@ -508,8 +510,9 @@ impl Round<'_> {
             _ => None,
         };
 
-        let standings: Vec<Standing> =
+        let mut standings: Vec<Standing> =
             places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
+        self.doubt_covers(batch, places, &mut standings).await?;
         let lives_ended: HashSet<&ObjectRef> = places
             .iter()
             .zip(&standings)
@@ -582,7 +585,7 @@ impl Round<'_> {
             if let Some(member) = &delivered.event.member {
                 // What ended does not begin again, in whatever order that is told.
                 let has_ended = wish.ends.iter().any(|end| end.id == member.id);
-                if delivered.attempts < DOUBTS && !has_ended {
+                if clock::now() - delivered.event.received_at < DOUBTED && !has_ended {
                     wish.members.insert(member.id.clone(), member.clone());
                 }
                 if member.tells_its_end() {
@@ -613,6 +616,42 @@ impl Round<'_> {
         Ok(left)
     }
 
+    /// An answer about a relation that came before an event and does not say what the event says may have been too old:
+    /// it is asked again. (Other answers tell by their `updated_at`.)
+    async fn doubt_covers(
+        &self,
+        batch: &[Delivered],
+        places: &[usize],
+        standings: &mut [Standing],
+    ) -> Result<(), Trouble> {
+        let covered: Vec<(usize, &ObjectRef, &Member)> = places
+            .iter()
+            .zip(&*standings)
+            .enumerate()
+            .filter(|(_, (_, standing))| matches!(standing, Standing::Ends(_, decide::COVERED)))
+            .filter_map(|(n, (place, _))| {
+                Some((n, self.object(*place)?, batch[*place].event.member.as_ref()?))
+            })
+            .collect();
+        if covered.is_empty() {
+            return Ok(());
+        }
+        let relations: HashSet<&ObjectRef> = covered.iter().map(|(_, relation, _)| *relation).collect();
+        let relations: Vec<&ObjectRef> = relations.into_iter().collect();
+        let rows = within_time(async {
+            let mut connection = self.means.sync.database.acquire().await?;
+            object::load(&mut connection, &self.means.sync.env, &relations).await
+        })
+        .await?;
+        for (n, relation, member) in covered {
+            let agrees = rows.get(relation).map_or(!member.is_in, |row| row.agrees(member));
+            if !agrees {
+                standings[n] = Standing::Asks;
+            }
+        }
+        Ok(())
+    }
+
     /// Events that are not asked for one by one: those of a deleted directory, which end, and those of one of which many
     /// wait, which come again.
     async fn divert(
@@ -629,14 +668,13 @@ impl Round<'_> {
             .filter(|(_, standing)| **standing == Standing::Asks)
             .filter_map(|(place, _)| {
                 let kind = self.object(*place)?.kind;
-                let Delivered { event, sequence, delivery, .. } = &batch[*place];
+                let Delivered { event, sequence, .. } = &batch[*place];
                 let directory = event.directory_id.as_deref()?;
                 burst::is_listed_by_directory(kind).then_some(Waiting {
                     place: *place,
                     kind,
                     directory,
                     sequence: *sequence,
-                    delivery: *delivery,
                     received_at: event.received_at,
                 })
             })

@@ -15,6 +15,7 @@ use serde_json::json;
 use shared::clock;
 use shared::id::{Kind, ObjectRef};
 
+use crate::environment;
 use crate::failure::Failure;
 use crate::guard::{self, DeletedBy, Known};
 use crate::listing::{self, Interruption, Patience};
@@ -53,6 +54,8 @@ pub struct Verify {
     pub only: Vec<Kind>,
     /// Ask again for what drifted.
     pub repair: bool,
+    /// Whether WorkOS may have nothing of what the mirror has.
+    pub even_if_all_is_gone: bool,
     /// Who runs it.
     pub actor: String,
     /// What is shown.
@@ -148,6 +151,9 @@ pub async fn run(verify: &Verify) -> Result<Report, Interruption> {
     } else {
         None
     };
+    if verify.repair && !verify.even_if_all_is_gone {
+        environment::check(sync, patience).await?;
+    }
     let arguments = json!({"only": verify.only, "repair": verify.repair});
     let begin = || within_time(runs::begin(pool, &sync.env, COMMAND, &verify.actor, &arguments));
     let run = patience.postgres(begin).await?;

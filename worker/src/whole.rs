@@ -34,6 +34,7 @@ impl Composing<'_> {
             return Ok(None);
         };
         let mut relations: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        pace.expect(groups.len());
         for group in groups {
             let path = object::list_under(self.composition.members, &group);
             let path = object::list_within(&path, holder);

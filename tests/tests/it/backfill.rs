@@ -50,7 +50,8 @@ async fn a_first_backfill_asks_for_every_page_once_and_for_nothing_else() {
 
     let again = world.worker_command(&["backfill"]).await;
     assert_eq!(again.code(), Some(0), "{}", again.stderr);
-    assert_eq!(world.sim().requests().total(), 2 * fewest_requests(&world));
+    // One more, about a row of the mirror: whether the key is still of this environment.
+    assert_eq!(world.sim().requests().total(), 2 * fewest_requests(&world) + 1);
     let changes: i64 = sqlx::query_scalar("SELECT count(*) FROM workos_sync.audit_log")
         .fetch_one(world.pool())
         .await
@@ -137,14 +138,18 @@ async fn a_list_that_fails_on_page_7_of_20_deletes_nothing_and_goes_on_there() {
         failed.stderr
     );
     assert_eq!(live(&world, "users").await, 2_000);
-    assert_eq!(sim.requests().all_gets(), 0, "nothing was under suspicion");
+    assert_eq!(sim.requests().all_gets(), 1, "the key was tried, nothing was under suspicion");
 
     sim.clear_scripts();
     sim.reset_counters();
     let ended = world.worker_command(&["backfill", "--only", "users"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     assert_eq!(sim.requests().lists(Kind::User), 14);
-    assert_eq!(sim.requests().gets(Kind::User), 6, "each of the three was asked for twice");
+    assert_eq!(
+        sim.requests().gets(Kind::User),
+        7,
+        "the key was tried, each of the three was asked for twice"
+    );
     world.assert_in_step().await;
 
     sim.reset_counters();
@@ -287,5 +292,26 @@ async fn trouble_on_the_way_is_waited_out_and_a_refused_key_is_not() {
     tokio::time::sleep(Duration::from_millis(sim.knobs().stale_window_ms)).await;
     sim.set_knobs(Knobs::default());
     assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_environment_deletes_nothing() {
+    let world = World::builder().without_programs().start().await;
+    let sim = world.sim();
+    let users: Vec<String> = (0..8).map(|number| sim.user(&format!("user{number}@example.com"))).collect();
+    assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    for user in &users {
+        sim.silently_delete(Kind::User, user);
+    }
+    sim.user("eve@example.com");
+    for command in [&["backfill"][..], &["verify", "--repair"]] {
+        let refused = world.worker_command(command).await;
+        assert_eq!(refused.code(), Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains("WORKOS_ENV"), "{}", refused.stderr);
+        assert!(world.row(Kind::User, &users[0]).await.is_some());
+    }
+    let told = world.worker_command(&["backfill", "--even-if-all-is-gone"]).await;
+    assert_eq!(told.code(), Some(0), "{}", told.stderr);
     world.assert_in_step().await;
 }

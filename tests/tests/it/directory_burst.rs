@@ -204,3 +204,23 @@ async fn who_joins_or_leaves_while_the_lists_are_read_is_not_missed() {
     world.settled().await;
     world.assert_in_step().await;
 }
+
+#[tokio::test]
+async fn a_list_that_is_behind_is_not_believed_about_who_joined_or_left() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    people(sim, 30, 2);
+    let (groups, users) = (sim.ever(Kind::DirectoryGroup), sim.ever(Kind::DirectoryUser));
+    let memberships: Vec<String> = users.iter().map(|user| join(sim, user, &groups[0])).collect();
+    sim.release_held();
+    world.settled().await;
+    // Every list may be as old as before these changes, however long the worker waits for quiet.
+    sim.set_knobs(Knobs { stale_list: 1.0, stale_window_ms: 3_000, ..by_hand() });
+    for (user, membership) in users.iter().zip(&memberships) {
+        sim.delete(Kind::DirectoryGroupMembership, membership);
+        join(sim, user, &groups[1]);
+    }
+    sim.release_held();
+    world.settled().await;
+    world.assert_in_step().await;
+}

@@ -17,6 +17,7 @@ mod directory_burst;
 mod emulator;
 mod every_event;
 mod failures;
+mod groups;
 mod harness;
 mod hostile_http;
 mod immediate;

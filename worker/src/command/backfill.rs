@@ -25,6 +25,9 @@ pub struct BackfillArguments {
     /// Begin anew, whatever an interrupted run had done.
     #[arg(long)]
     restart: bool,
+    /// Go on even if WorkOS has nothing of what the mirror has: everything was deleted there.
+    #[arg(long)]
+    even_if_all_is_gone: bool,
 }
 
 /// Lists and writes; prints what was done, by table.
@@ -42,16 +45,16 @@ pub async fn backfill(config: CommandConfig, arguments: BackfillArguments) -> an
         parallel: config.ask.fetch_concurrency,
         only: super::kinds(&arguments.only),
         restart: arguments.restart,
+        even_if_all_is_gone: arguments.even_if_all_is_gone,
         actor: runs::actor(),
         progress: Progress::default(),
     };
     match backfill::run(&backfill).await {
         Ok(summary) => Ok(print(&summary)),
         Err(interruption) => {
-            let resumed = if interruption == Interruption::Busy {
-                ""
-            } else {
-                "; run it again with the same arguments, it goes on from where it was"
+            let resumed = match interruption {
+                Interruption::Busy | Interruption::OtherEnvironment(_) => "",
+                _ => "; run it again with the same arguments, it goes on from where it was",
             };
             eprintln!("the backfill did not come to its end: {interruption}{resumed}");
             Ok(super::exit_after(&interruption))

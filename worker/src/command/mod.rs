@@ -103,6 +103,7 @@ async fn ready_database(config: &CommandConfig, connections: u32) -> anyhow::Res
 const fn exit_after(interruption: &Interruption) -> Exit {
     match interruption {
         Interruption::Stopped => Exit::No,
+        Interruption::OtherEnvironment(_) => Exit::Usage,
         Interruption::KeyRefused
         | Interruption::Away(_)
         | Interruption::Unreadable(..)

@@ -38,6 +38,9 @@ pub struct VerifyArguments {
     /// Ask WorkOS again for what drifted, and write the answer.
     #[arg(long)]
     repair: bool,
+    /// Go on even if WorkOS has nothing of what the mirror has: everything was deleted there.
+    #[arg(long, requires = "repair")]
+    even_if_all_is_gone: bool,
     /// How the result is printed.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -66,6 +69,7 @@ pub async fn verify(config: CommandConfig, arguments: VerifyArguments) -> anyhow
         parallel: config.ask.fetch_concurrency,
         only: super::kinds(&arguments.only),
         repair: arguments.repair,
+        even_if_all_is_gone: arguments.even_if_all_is_gone,
         actor: runs::actor(),
         progress: Progress::default(),
     };

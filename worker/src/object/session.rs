@@ -75,10 +75,10 @@ impl Row {
         self.changes(Some(old))
     }
 
-    /// Whether it says of a session what an event said.
+    /// Whether it says of a session what an event said, or knows its end.
     #[must_use]
     pub fn agrees(&self, member: &Member) -> bool {
-        self.active.contains_key(&member.id) == member.is_in
+        self.active.contains_key(&member.id) == member.is_in || self.ended.contains_key(&member.id)
     }
 
     /// Takes in how sessions ended.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use futures_util::future::join_all;
@@ -435,7 +436,8 @@ fn now() -> DateTime<Utc> {
 /// Publishes an event as ingest does, and waits until it is stored. One that the stream has already keeps its
 /// sequence.
 async fn publish(jetstream: &jetstream::Context, env: &str, event: &Event) -> Result<PublishAck, String> {
-    let message = message::of(event, None).map_err(|error| error.to_string())?;
+    let (headers, payload) = message::of(event, None).map_err(|error| error.to_string())?;
+    let message = PublishMessage::build().headers(headers).payload(payload);
     let sent = jetstream.send_publish(subject::event(env, &event.event_type), message).await;
     let acknowledged = sent.map_err(|error| error.to_string())?.await;
     acknowledged.map_err(|error| error.to_string())

@@ -40,6 +40,7 @@ pub async fn scheduled(schedule: Schedule, sync: Sync, pool: PgPool, metrics: Me
         parallel: schedule.parallel,
         only: Kind::ALL.to_vec(),
         repair: true,
+        even_if_all_is_gone: false,
         actor: ACTOR.to_owned(),
         progress: Progress::lines(),
     };

@@ -16,7 +16,7 @@ use crate::{print, queries};
 const CARGO_DENY: &str = "0.20.2";
 
 /// Stories that would notice what one broker does and another does not.
-const BROKER_STORIES: &str = "main_path:: order:: crash:: privacy:: services:: convergence:: tail:: dead_letters:: \
+const BROKER_STORIES: &str = "main_path:: groups:: order:: crash:: privacy:: services:: convergence:: tail:: dead_letters:: \
      immediate::with";
 
 /// A check that is one command.
