@@ -294,7 +294,9 @@ impl Sync {
                     // What came along need not be asked for.
                     let came =
                         |parent: &&ObjectRef| reply.embedded.iter().all(|came| came.object != **parent);
-                    parents.extend(record.parents.iter().filter(came).cloned());
+                    let all =
+                        record.parents.iter().chain(reply.embedded.iter().flat_map(|came| &came.parents));
+                    parents.extend(all.filter(came).cloned());
                     if record.object.kind == Kind::Organization {
                         let listed = reply.embedded.iter().map(|record| record.object.clone()).collect();
                         organizations.push((record.object.clone(), listed));

@@ -73,7 +73,6 @@ impl Row {
     }
 
     /// That a key was revoked needs no words.
-    #[expect(clippy::unused_self, reason = "every kind answers in the same form")]
     pub const fn hear(&mut self, _ends: &[Member]) {}
 
     /// Whether there is not one.

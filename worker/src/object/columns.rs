@@ -179,20 +179,17 @@ macro_rules! columns {
         impl Row {
             /// It is an object of its own.
             #[must_use]
-            #[expect(clippy::unused_self, reason = "relations look at themselves")]
             pub const fn is_empty(&self) -> bool {
                 false
             }
 
             /// An event says nothing of it but that it is there.
             #[must_use]
-            #[expect(clippy::unused_self, reason = "relations look at themselves")]
             pub const fn agrees(&self, _member: &shared::event::Member) -> bool {
                 true
             }
 
             /// It has no members whose end could be told.
-            #[expect(clippy::unused_self, reason = "relations look at themselves")]
             pub const fn hear(&mut self, _ends: &[shared::event::Member]) {}
 
             /// Takes the columns from an answer that was stripped.

@@ -44,7 +44,9 @@ pub(super) fn changes<R>(
         let ids = |members: &BTreeMap<String, R>| members.keys().cloned().collect();
         changes.push(Change { column: name, old: old.map_or(Value::Null, ids), new: ids(new) });
     }
-    let mut columns: BTreeMap<&'static str, (Map<String, Value>, Map<String, Value>)> = BTreeMap::new();
+    // What was there and what is, by member.
+    type Differing = (Map<String, Value>, Map<String, Value>);
+    let mut columns: BTreeMap<&'static str, Differing> = BTreeMap::new();
     for (id, row) in new {
         let Some(before) = old.and_then(|old| old.get(id)) else { continue };
         for change in differences(row, before) {
