@@ -26,11 +26,31 @@ pub enum Kind {
     DirectoryGroup,
     /// `directory_group_membership`: the groups of one directory user, by the id of that user.
     DirectoryGroupMembership,
+    /// `group`, ids `group_...`.
+    Group,
+    /// `group_membership`: the groups of one organization membership, by the id of that.
+    GroupMembership,
+    /// `session`: the sessions of one user, by the id of that user.
+    Session,
+    /// `api_key`: the API keys of one owner, by the owner's kind and id, e.g. `organization/org_01J8...`.
+    ApiKey,
+    /// `connection`, ids `conn_...`.
+    Connection,
+    /// `invitation`, ids `invitation_...`.
+    Invitation,
+    /// `role` of the environment, known by its slug.
+    Role,
+    /// `role` of an organization, known by the organization's id, `/` and the slug.
+    OrganizationRole,
+    /// `permission`, known by its slug.
+    Permission,
+    /// `feature_flag`, known by its slug.
+    FeatureFlag,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 18] = [
         Self::Organization,
         Self::User,
         Self::OrganizationDomain,
@@ -39,6 +59,16 @@ impl Kind {
         Self::DirectoryUser,
         Self::DirectoryGroup,
         Self::DirectoryGroupMembership,
+        Self::Group,
+        Self::GroupMembership,
+        Self::Session,
+        Self::ApiKey,
+        Self::Connection,
+        Self::Invitation,
+        Self::Role,
+        Self::OrganizationRole,
+        Self::Permission,
+        Self::FeatureFlag,
     ];
 
     /// The name used in messages, tables, metrics and commands.
@@ -53,6 +83,16 @@ impl Kind {
             Self::DirectoryUser => "directory_user",
             Self::DirectoryGroup => "directory_group",
             Self::DirectoryGroupMembership => "directory_group_membership",
+            Self::Group => "group",
+            Self::GroupMembership => "group_membership",
+            Self::Session => "session",
+            Self::ApiKey => "api_key",
+            Self::Connection => "connection",
+            Self::Invitation => "invitation",
+            Self::Role => "role",
+            Self::OrganizationRole => "organization_role",
+            Self::Permission => "permission",
+            Self::FeatureFlag => "feature_flag",
         }
     }
 
@@ -60,7 +100,7 @@ impl Kind {
     /// id.
     #[must_use]
     pub const fn is_relation(self) -> bool {
-        matches!(self, Self::DirectoryGroupMembership)
+        matches!(self, Self::DirectoryGroupMembership | Self::GroupMembership | Self::Session | Self::ApiKey)
     }
 }
 

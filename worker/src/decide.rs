@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use shared::event::Event;
+use shared::event::{Event, Member};
 
 use crate::failure::Failure;
 use crate::guard::{DeletedBy, Known, Life};
-use crate::object::Record;
+use crate::object::{self, Record};
 use crate::outcome::Outcome;
 use crate::workos::Answer;
 
@@ -18,6 +18,9 @@ pub const CONFIRM_AFTER: Duration = Duration::from_millis(2_500);
 
 /// Why an event is superseded that an answer covers.
 pub const COVERED: &str = "covered";
+
+/// Why the deletion of a key is superseded that something else has by now.
+pub const BORN_LATER: &str = "born_later";
 
 /// Where an event stands before anything is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +56,14 @@ pub fn standing(
     if event.kind.is_none() {
         return Standing::Ends(Outcome::Ignored, "not_mirrored");
     }
-    if event.object().is_none() {
-        return Standing::Fails(Failure::LaterVersion);
-    }
+    let Some(object) = event.object() else { return Standing::Fails(Failure::LaterVersion) };
     let Some(known) = known else {
         return if event.is_deletion() { Standing::Deletes } else { Standing::Asks };
     };
+    let reused = object::reuses_keys(object.kind);
+    if event.is_deletion() && reused {
+        return ending_of_a_life(event.happened_at(), known);
+    }
     if event.is_deletion() {
         // A tombstone that only an answer or a parent made becomes final with the event.
         return match known.deleted_by {
@@ -66,14 +71,39 @@ pub fn standing(
             Some(DeletedBy::Answer | DeletedBy::Cascade) | None => Standing::Deletes,
         };
     }
-    if known.deleted_by == Some(DeletedBy::Event) {
+    // A key that may be used again is dead only to what happened before its last deletion.
+    let outlived = reused && event.updated_at.is_none_or(|said| Some(said) >= known.died_at);
+    if known.deleted_by == Some(DeletedBy::Event) && !outlived {
         return Standing::Ends(Outcome::Superseded, "deleted");
     }
     let covered = known.covers.is_some_and(|(of, covers)| Some(of) == life && sequence <= covers);
     // An answer that is older than what this event says was a stale read: it does not cover it.
-    let stale = matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
-        && known.deleted_by.is_none();
-    if covered && !stale { Standing::Ends(Outcome::Superseded, COVERED) } else { Standing::Asks }
+    // Nor does a tombstone cover an event that tells of a later life.
+    let stale = match known.deleted_by {
+        None => {
+            matches!((event.updated_at, known.updated_at), (Some(said), Some(stored)) if said > stored)
+        }
+        Some(DeletedBy::Event) => true,
+        Some(DeletedBy::Answer | DeletedBy::Cascade) => false,
+    };
+    // How a member ended, the event itself tells and no answer does.
+    let tells_an_end = event.member.as_ref().is_some_and(Member::tells_its_end);
+    if covered && !stale && !tells_an_end {
+        Standing::Ends(Outcome::Superseded, COVERED)
+    } else {
+        Standing::Asks
+    }
+}
+
+/// What a deletion means for a key that may be used again: it ends the life that had the key by then.
+fn ending_of_a_life(at: DateTime<Utc>, known: &Known) -> Standing {
+    match known.deleted_by {
+        Some(DeletedBy::Event) if known.died_at >= Some(at) => {
+            Standing::Ends(Outcome::Unchanged, "already_deleted")
+        }
+        None if known.born_at >= Some(at) => Standing::Ends(Outcome::Superseded, BORN_LATER),
+        Some(_) | None => Standing::Deletes,
+    }
 }
 
 /// What an answer means for an object.
@@ -107,7 +137,10 @@ pub fn judge(
         }
         Ok(Answer::NotFound) => {
             let Some(known) = known else { return Verdict::Missing };
-            if let Some(by) = known.deleted_by {
+            // A later life, of which an event told, is not explained by the deletion of an earlier one.
+            let explains =
+                |by: &DeletedBy| *by != DeletedBy::Event || known.died_at.is_none() || said < known.died_at;
+            if let Some(by) = known.deleted_by.filter(explains) {
                 return Verdict::Gone(by);
             }
             match known.missing_since {
@@ -129,7 +162,6 @@ mod tests {
     use shared::id::{Kind, ObjectRef};
 
     use super::*;
-    use crate::object;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)

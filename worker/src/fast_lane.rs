@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Ending, Sync, Told, Wish};
 use crate::workos::{Answer, Reply};
-use crate::{backoff, relations};
+use crate::{backoff, object, relations};
 
 /// Objects that are synced at once.
 const SLOTS: usize = 16;
@@ -297,7 +297,8 @@ impl Shared {
         let (fence, found) =
             tokio::time::timeout(database::TIMEOUT, look_up).await.map_err(|_| Trouble::Unavailable)??;
         let known = found.into_iter().next().and_then(|found| found.known);
-        if known.as_ref().is_some_and(|known| known.deleted_by == Some(DeletedBy::Event)) {
+        let for_good = !object::reuses_keys(object.kind);
+        if for_good && known.as_ref().is_some_and(|known| known.deleted_by == Some(DeletedBy::Event)) {
             return Ok(Ending::Ends(Outcome::Superseded, Some("deleted")));
         }
         // Sequences of this stream say nothing of events.
@@ -305,6 +306,7 @@ impl Shared {
 
         // Both at once: somebody waits.
         let asked = std::slice::from_ref(object);
+        sync.place(asked).await?;
         let (replies, belonging) =
             tokio::join!(sync.workos.ask(asked, sync.lane), relations::wishes_for(sync, object));
         let own = match replies.into_iter().next() {
@@ -313,6 +315,9 @@ impl Shared {
             }
             // Asked once more along with what its absence means.
             Some(Reply { answer: Ok(Answer::NotFound), .. }) | None => Wish::asking(object.clone(), known),
+            Some(Reply { answer: Err(Failure::CannotAsk(why)), .. }) => {
+                return Ok(Ending::Ends(Outcome::Ignored, Some(why)));
+            }
             Some(Reply { answer: Err(failure), .. }) => return Ok(Ending::Fails(failure)),
         };
         let (belonging, failed) = match belonging {

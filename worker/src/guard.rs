@@ -54,6 +54,10 @@ pub struct Known {
     pub deleted_by: Option<DeletedBy>,
     /// When we learned it.
     pub deleted_at: Option<DateTime<Utc>>,
+    /// Where a key may be used again: when the object was made that the answer showed.
+    pub born_at: Option<DateTime<Utc>>,
+    /// Where a key may be used again: the last deletion that an event told of, by WorkOS's clock.
+    pub died_at: Option<DateTime<Utc>>,
     /// Whether the mirror has a row for it.
     pub has_row: bool,
 }
@@ -102,6 +106,8 @@ pub async fn look_up(
                object.missing_since AS "missing_since?",
                object.deleted_by AS "deleted_by?",
                object.deleted_at AS "deleted_at?",
+               object.born_at AS "born_at?",
+               object.died_at AS "died_at?",
                object.has_row AS "has_row?"
         FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
         LEFT JOIN LATERAL (
@@ -134,6 +140,8 @@ pub async fn look_up(
                 missing_since: row.missing_since,
                 deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
                 deleted_at: row.deleted_at,
+                born_at: row.born_at,
+                died_at: row.died_at,
                 has_row: row.has_row.unwrap_or(false),
             }),
         })
@@ -158,6 +166,8 @@ pub async fn known(
                object.missing_since,
                object.deleted_by,
                object.deleted_at,
+               object.born_at,
+               object.died_at,
                object.has_row
         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (kind, id, position)
         CROSS JOIN LATERAL (
@@ -181,6 +191,8 @@ pub async fn known(
                 missing_since: row.missing_since,
                 deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
                 deleted_at: row.deleted_at,
+                born_at: row.born_at,
+                died_at: row.died_at,
                 has_row: row.has_row,
             };
             Some(((*object).clone(), known))
@@ -199,11 +211,16 @@ pub enum Claim {
     Present {
         /// `updated_at` of the answer.
         updated_at: Option<DateTime<Utc>>,
+        /// When it was made, where its key may be used again.
+        born_at: Option<DateTime<Utc>>,
         /// Whether events up to the batch's `covers` are answered by it.
         complete: bool,
     },
     /// It is gone.
     Gone(DeletedBy),
+    /// A verified event says that whatever had this key by then is gone. It tells nothing of what has it now, so it
+    /// answers no other event, and is no later than any answer.
+    Ended(DateTime<Utc>),
     /// It was not found, and nothing explains it yet.
     Missing,
     /// Nothing is said about it: it is a parent whose state must not change while its children are
@@ -243,8 +260,8 @@ pub async fn fence(database: impl PgExecutor<'_>) -> sqlx::Result<i64> {
 pub type Won = HashMap<ObjectRef, bool>;
 
 /// Claims objects. Only a higher fence wins, but for a verified deletion, which is final whenever it
-/// comes; an object that an event declared deleted is not revived, unless that was before `revives`; an answer older than the one that was
-/// taken is refused; a second 404 counts only while the first still stands. Every row is locked in key
+/// comes; an object that an event declared deleted is not revived, unless that was before `revives` or its key was
+/// used again since; an answer older than the one that was taken is refused; a second 404 counts only while the first still stands. Every row is locked in key
 /// order, also those that are not won, so that two claims cannot deadlock and the state of parents stands
 /// still until the transaction ends.
 #[expect(clippy::too_many_lines, reason = "one statement and the arrays it takes")]
@@ -264,12 +281,15 @@ pub async fn claim(
     };
     let covering = |claim: Claim| match claim {
         Claim::Present { complete: true, .. } | Claim::Gone(_) => question.covers,
-        Claim::Present { .. } | Claim::Missing | Claim::Hold => None,
+        Claim::Present { .. } | Claim::Ended(_) | Claim::Missing | Claim::Hold => None,
     };
     let fences: Vec<i64> = ordered
         .iter()
         // A 404 that nothing explains is no answer yet: it must not keep out the answer of an earlier question.
-        .map(|(_, claim)| if matches!(claim, Claim::Hold | Claim::Missing) { 0 } else { question.fence })
+        .map(|(_, claim)| match claim {
+            Claim::Hold | Claim::Missing | Claim::Ended(_) => 0,
+            Claim::Present { .. } | Claim::Gone(_) => question.fence,
+        })
         .collect();
     let streams = each(&|claim| covering(claim).map(|covers| covers.life));
     let covers: Vec<i64> =
@@ -279,11 +299,20 @@ pub async fn claim(
         _ => None,
     });
     let missing_since = each(&|claim| matches!(claim, Claim::Missing).then_some(question.at));
-    let deleted_at = each(&|claim| matches!(claim, Claim::Gone(_)).then_some(question.at));
+    let deleted_at = each(&|claim| matches!(claim, Claim::Gone(_) | Claim::Ended(_)).then_some(question.at));
+    let born_at = each(&|claim| match claim {
+        Claim::Present { born_at, .. } => born_at,
+        _ => None,
+    });
+    let died_at = each(&|claim| match claim {
+        Claim::Ended(at) => Some(at),
+        _ => None,
+    });
     let deleted_by: Vec<Option<&str>> = ordered
         .iter()
         .map(|(_, claim)| match claim {
             Claim::Gone(by) => Some(by.name()),
+            Claim::Ended(_) => Some(DeletedBy::Event.name()),
             _ => None,
         })
         .collect();
@@ -293,7 +322,7 @@ pub async fn claim(
         .iter()
         .map(|(_, claim)| match claim {
             Claim::Present { .. } => Some("applied"),
-            Claim::Gone(_) => Some("deleted"),
+            Claim::Gone(_) | Claim::Ended(_) => Some("deleted"),
             Claim::Missing | Claim::Hold => None,
         })
         .collect();
@@ -301,17 +330,18 @@ pub async fn claim(
         r#"
         INSERT INTO workos_sync.objects AS object (
             env, kind, id, fence, stream, covers, asked_at, updated_at, missing_since, deleted_at, deleted_by,
-            has_row, outcome
+            born_at, died_at, has_row, outcome
         )
         SELECT $1, kind, id, fence, stream, covers,
                CASE WHEN fence > 0 THEN $2::timestamptz END,
-               updated_at, missing_since, deleted_at, deleted_by, has_row, outcome
+               updated_at, missing_since, deleted_at, deleted_by, born_at, died_at, has_row, outcome
         FROM unnest(
             $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::timestamptz[],
-            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::bool[], $13::text[]
+            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::bool[], $13::text[], $17::timestamptz[],
+            $18::timestamptz[]
         ) WITH ORDINALITY AS claim (
             kind, id, fence, stream, covers, updated_at, missing_since, deleted_at, deleted_by, has_row, outcome,
-            position
+            born_at, died_at, position
         )
         ORDER BY position
         ON CONFLICT (env, kind, id) DO UPDATE
@@ -334,9 +364,15 @@ pub async fn claim(
             END,
             deleted_by = CASE
                 WHEN EXCLUDED.missing_since IS NOT NULL THEN object.deleted_by
-                WHEN EXCLUDED.has_row AND object.deleted_at < $16 THEN NULL
+                WHEN EXCLUDED.has_row AND (object.deleted_at < $16 OR EXCLUDED.born_at >= object.died_at) THEN NULL
                 WHEN 'event' IN (object.deleted_by, EXCLUDED.deleted_by) THEN 'event'
                 WHEN EXCLUDED.deleted_by IS NOT NULL THEN coalesce(object.deleted_by, EXCLUDED.deleted_by)
+            END,
+            born_at = coalesce(EXCLUDED.born_at, object.born_at),
+            died_at = CASE
+                -- That deletion was not one.
+                WHEN EXCLUDED.has_row AND object.deleted_at < $16 AND EXCLUDED.born_at < object.died_at THEN NULL
+                ELSE greatest(object.died_at, EXCLUDED.died_at)
             END,
             has_row = object.has_row OR EXCLUDED.has_row,
             outcome = coalesce(EXCLUDED.outcome, object.outcome)
@@ -354,7 +390,10 @@ pub async fn claim(
                 object.deleted_by IS DISTINCT FROM 'event'
                 OR EXCLUDED.deleted_at IS NOT NULL
                 OR (EXCLUDED.has_row AND object.deleted_at < $16)
+                OR EXCLUDED.born_at >= object.died_at
+                OR (EXCLUDED.missing_since IS NOT NULL AND object.died_at IS NOT NULL)
               )
+          AND coalesce(object.deleted_at IS NOT NULL OR object.born_at < EXCLUDED.died_at, true)
           AND coalesce(EXCLUDED.updated_at >= object.updated_at, true)
         RETURNING kind, id, (xmax = 0) AS "inserted!"
         "#,
@@ -374,6 +413,8 @@ pub async fn claim(
         question.fence,
         question.covers.map_or(i64::MAX, |covers| covers.last),
         revives,
+        &born_at as _,
+        &died_at as _,
     )
     .fetch_all(connection)
     .await?;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff;
 use crate::database::Trouble;
 use crate::failure::{CONFIRM_DELAY, Failure};
-use crate::object;
+use crate::object::{self, Misread};
 use crate::sync::Told;
 use crate::workos::{Lane, WorkOs};
 
@@ -44,24 +44,27 @@ pub fn paged(path: &str, after: Option<&str>) -> String {
 }
 
 /// Asks for a page of the list at `path`, oldest objects first, so that a cursor keeps its meaning while new
-/// ones are made. `None` when what the list belongs to is not there.
+/// ones are made. `of` is the id of the object whose list it is, if there is one; `None` when that is not there.
 pub async fn page(
     workos: &WorkOs,
     kind: Kind,
+    of: Option<&str>,
     path: &str,
     after: Option<&str>,
     lane: Lane,
 ) -> Result<Option<Page>, Failure> {
-    let path = paged(path, after);
+    let path = if object::is_paged(kind) { paged(path, after) } else { path.to_owned() };
     let Some(answered) = workos.page(&path, kind.name(), lane).await? else { return Ok(None) };
     let mut page =
         Page { told: Vec::with_capacity(answered.items.len()), unreadable: 0, after: answered.after };
     for item in &answered.items {
-        match object::read_item(kind, item) {
+        match object::read_item(kind, of, item) {
             Ok(mut records) => {
+                workos.remember(&records);
                 let embedded = records.split_off(1);
                 page.told.extend(records.pop().map(|record| Told { record, embedded }));
             }
+            Err(Misread::AnotherKind) => {}
             Err(error) => {
                 tracing::warn!(object.kind = %kind, error = %error, "an item of a list was not understood");
                 page.unreadable += 1;
@@ -145,6 +148,7 @@ pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Dura
         | Failure::Malformed
         | Failure::Crash
         | Failure::AwaitsList(_)
+        | Failure::CannotAsk(_)
         | Failure::LaterVersion => None,
     }
 }
@@ -240,6 +244,7 @@ pub fn interruption(failure: &Failure) -> Option<Interruption> {
         | Failure::Malformed
         | Failure::Crash
         | Failure::AwaitsList(_)
+        | Failure::CannotAsk(_)
         | Failure::LaterVersion => None,
     }
 }

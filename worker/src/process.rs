@@ -21,7 +21,7 @@ use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy, Retries};
 use crate::guard::{self, Covers, DeletedBy, Found, Known, Life, Question, Wanted};
 use crate::metrics::Metrics;
-use crate::object::{self, Row};
+use crate::object;
 use crate::outcome::Outcome;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
@@ -157,9 +157,9 @@ fn without_nul(mut event: Event) -> Event {
     };
     clean(&mut event.id);
     clean(&mut event.event_type);
-    let member = event.member.as_mut().map(|member| &mut member.id);
-    if let Some(member) = member {
-        clean(member);
+    if let Some(member) = &mut event.member {
+        clean(&mut member.id);
+        member.tells.values_mut().for_each(clean);
     }
     for text in [
         &mut event.kind,
@@ -410,12 +410,23 @@ async fn carry_out<C: Future<Output = Option<i64>>>(
     let Begun { life, last, confirm } = begun;
     let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
     let all: Vec<usize> = (0..batch.len()).collect();
-    let suspects = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    let Left { after, mut suspects } = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    if !after.is_empty() {
+        suspects.extend(round.go(batch, &after, None::<C>, Company::Others, endings).await?.suspects);
+    }
     for suspect in suspects {
         let _alone = means.alone.lock().await;
         round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
     }
     Ok(())
+}
+
+/// What a round leaves to later ones.
+struct Left {
+    /// Events about a key whose last object was deleted in this round: what has it now must be asked for after that.
+    after: Vec<usize>,
+    /// Events that must be tried alone.
+    suspects: Vec<usize>,
 }
 
 /// With whom an event is tried.
@@ -458,7 +469,7 @@ impl Round<'_> {
         Ok((fence, found))
     }
 
-    /// Carries out the events at these places, but for those that must be tried alone: it returns their places.
+    /// Carries out the events at these places, but for those that it leaves to later rounds.
     async fn go<C: Future<Output = Option<i64>>>(
         &self,
         batch: &mut [Delivered],
@@ -466,7 +477,7 @@ impl Round<'_> {
         confirm: Option<C>,
         company: Company,
         endings: &mut BTreeMap<usize, Ending>,
-    ) -> Result<Vec<usize>, Trouble> {
+    ) -> Result<Left, Trouble> {
         let Self { means, covers, .. } = *self;
         let sync = &means.sync;
         let (fence, found) = self.look_up(batch, places).await?;
@@ -475,37 +486,18 @@ impl Round<'_> {
         let batch = &*batch;
         crash::point("after_look_up");
 
-        // Sequences say something only within one life of the stream, and only up to its end: before any is
-        // compared, the broker is asked. (Most batches compare none.)
-        let stand = |delivered: &Delivered, found: &Found, last: Option<i64>| {
-            let known = found.known.as_ref().map(|known| Known {
-                covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
-                ..known.clone()
-            });
-            let life = last.map(|_| covers.life);
-            decide::standing(
-                &delivered.event,
-                delivered.sequence,
-                life,
-                found.settled.is_some(),
-                known.as_ref(),
-            )
-        };
-        let compares = places.iter().zip(&found).any(|(place, found)| {
-            matches!(stand(&batch[*place], found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
-        });
-        let last = match confirm {
-            Some(confirm) if compares => confirm.await,
-            _ => None,
-        };
-
-        let mut standings: Vec<Standing> =
-            places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
-        self.doubt_covers(batch, places, &mut standings).await?;
+        let standings = self.standings(batch, places, &found, confirm).await?;
+        let lives_ended: HashSet<&ObjectRef> = places
+            .iter()
+            .zip(&standings)
+            .filter(|(_, standing)| **standing == Standing::Deletes)
+            .filter_map(|(place, _)| self.object(*place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect();
         let mut ended = BTreeMap::new();
         self.divert(batch, places, &standings, &mut ended, endings).await?;
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
-        let mut suspects = Vec::new();
+        let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
         let mut only_retries = true;
@@ -530,29 +522,38 @@ impl Round<'_> {
                 Standing::Deletes => true,
                 Standing::Asks => false,
             };
+            let Some(object) = self.object(place) else { continue };
+            if !deleted && lives_ended.contains(object) {
+                left.after.push(place);
+                continue;
+            }
             if delivered.begun + 1 >= least_crashes {
                 ended.insert(place, Ending::Fails(Failure::Crash));
                 continue;
             }
             if delivered.begun > 0 && company == Company::Others {
-                suspects.push(place);
+                left.suspects.push(place);
                 continue;
             }
             if delivered.delivery > 1 || delivered.begun > 0 {
                 traced.push(delivered);
             }
-            let Some(object) = self.object(place) else { continue };
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
             let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
                 object: object.clone(),
                 deleted: false,
+                ended: None,
                 said: None,
                 known: found.known,
                 events: Vec::new(),
                 members: BTreeMap::new(),
+                ends: Vec::new(),
                 told: None,
             });
+            if let Some(holder) = &delivered.event.organization_id {
+                sync.workos.found_within(object, holder);
+            }
             add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
@@ -566,7 +567,38 @@ impl Round<'_> {
             sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
         }
         endings.append(&mut ended);
-        Ok(suspects)
+        Ok(left)
+    }
+
+    /// Where each event stands. Sequences say something only within one life of the stream, and only up to its end:
+    /// before any is compared, the broker is asked. (Most batches compare none.)
+    async fn standings(
+        &self,
+        batch: &[Delivered],
+        places: &[usize],
+        found: &[Found],
+        confirm: Option<impl Future<Output = Option<i64>>>,
+    ) -> Result<Vec<Standing>, Trouble> {
+        let stand = |place: usize, found: &Found, last: Option<i64>| {
+            let known = found.known.as_ref().map(|known| Known {
+                covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
+                ..known.clone()
+            });
+            let life = last.map(|_| self.covers.life);
+            let Delivered { event, sequence, .. } = &batch[place];
+            decide::standing(event, *sequence, life, found.settled.is_some(), known.as_ref())
+        };
+        let all = || places.iter().copied().zip(found);
+        let compares = all().any(|(place, found)| {
+            matches!(stand(place, found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
+        });
+        let last = match confirm {
+            Some(confirm) if compares => confirm.await,
+            _ => None,
+        };
+        let mut standings: Vec<Standing> = all().map(|(place, found)| stand(place, found, last)).collect();
+        self.doubt_covers(batch, places, &mut standings).await?;
+        Ok(standings)
     }
 
     /// An answer about a relation that came before an event and does not say what the event says may have been too old:
@@ -593,12 +625,12 @@ impl Round<'_> {
         let relations: Vec<&ObjectRef> = relations.into_iter().collect();
         let rows = within_time(async {
             let mut connection = self.means.sync.database.acquire().await?;
-            object::load(&mut connection, &relations).await
+            object::load(&mut connection, &self.means.sync.env, &relations).await
         })
         .await?;
         for (n, relation, member) in covered {
-            let has = rows.get(relation).and_then(Row::members).is_some_and(|has| has.contains(&member.id));
-            if has != member.is_in {
+            let agrees = rows.get(relation).map_or(!member.is_in, |row| row.agrees(member));
+            if !agrees {
                 standings[n] = Standing::Asks;
             }
         }
@@ -666,12 +698,20 @@ impl Round<'_> {
 
 /// One more event that leads to a wish.
 fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool) {
-    let Event { updated_at, member, received_at, .. } = &delivered.event;
-    wish.said = wish.said.max(*updated_at);
-    if let Some(member) = member
-        && clock::now() - received_at < DOUBTED
-    {
-        wish.members.insert(member.id.clone(), member.is_in);
+    let event = &delivered.event;
+    wish.said = wish.said.max(event.updated_at);
+    if let Some(member) = &event.member {
+        // What ended does not begin again, in whatever order that is told.
+        let has_ended = wish.ends.iter().any(|end| end.id == member.id);
+        if clock::now() - event.received_at < DOUBTED && !has_ended {
+            wish.members.insert(member.id.clone(), member.clone());
+        }
+        if member.tells_its_end() {
+            wish.ends.push(member.clone());
+        }
+    }
+    if deleted && object::reuses_keys(wish.object.kind) {
+        wish.ended = wish.ended.max(Some(event.happened_at()));
     }
     if deleted && !wish.deleted {
         wish.deleted = true;

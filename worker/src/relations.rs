@@ -26,7 +26,7 @@ struct Members {
 /// besides, to be asked for. The fence of the question must have been taken before this is called; the object
 /// itself is not among them.
 pub async fn wishes_for(sync: &Sync, object: &ObjectRef) -> Result<Vec<Wish>, Failure> {
-    let lists = object::lists_of(object).map(|(kind, path)| list(sync, kind, path));
+    let lists = object::lists_of(object).map(|(kind, path)| list(sync, kind, object, path));
     let lists = try_join_all(lists).await?;
     if lists.is_empty() {
         return Ok(Vec::new());
@@ -65,12 +65,14 @@ pub async fn wishes_for(sync: &Sync, object: &ObjectRef) -> Result<Vec<Wish>, Fa
     Ok(wishes)
 }
 
-async fn list(sync: &Sync, kind: Kind, path: String) -> Result<Members, Failure> {
+async fn list(sync: &Sync, kind: Kind, of: &ObjectRef, path: String) -> Result<Members, Failure> {
     let mut members = Members { kind, told: Vec::new(), complete: true };
     let mut after: Option<String> = None;
     for _ in 0..MOST_PAGES {
         // Not there: nothing belongs to it.
-        let Some(page) = listing::page(&sync.workos, kind, &path, after.as_deref(), sync.lane).await? else {
+        let of = Some(of.id.as_str());
+        let Some(page) = listing::page(&sync.workos, kind, of, &path, after.as_deref(), sync.lane).await?
+        else {
             return Ok(members);
         };
         members.told.extend(page.told);

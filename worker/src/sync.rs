@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use shared::clock;
-use shared::event::Event;
+use shared::event::{Event, Member};
 use shared::id::{Kind, ObjectRef};
 use sqlx::{PgConnection, PgPool};
 
@@ -31,6 +31,8 @@ pub struct Wish {
     pub object: ObjectRef,
     /// An event declared it deleted: no question, a tombstone.
     pub deleted: bool,
+    /// Where its key may be used again: only what had it by then was deleted.
+    pub ended: Option<DateTime<Utc>>,
     /// The newest `updated_at` that an event told of it.
     pub said: Option<DateTime<Utc>>,
     /// What the guard knew of it before the fence was taken.
@@ -40,7 +42,9 @@ pub struct Wish {
     pub events: Vec<usize>,
     /// What events told of single members of the relation that it is, the last word on each: an answer that differs is
     /// asked again.
-    pub members: BTreeMap<String, bool>,
+    pub members: BTreeMap<String, Member>,
+    /// How members of it ended, which only events tell.
+    pub ends: Vec<Member>,
     /// What a list told of it after the fence was taken: then it is not asked for.
     pub told: Option<Told>,
 }
@@ -52,10 +56,12 @@ impl Wish {
         Self {
             object,
             deleted: false,
+            ended: None,
             said: None,
             known,
             events: Vec::new(),
             members: BTreeMap::new(),
+            ends: Vec::new(),
             told: None,
         }
     }
@@ -164,10 +170,14 @@ struct Entry {
     /// The newest `updated_at` that an event told of it.
     said: Option<DateTime<Utc>>,
     /// What events told of single members.
-    members: BTreeMap<String, bool>,
+    members: BTreeMap<String, Member>,
+    /// How members ended.
+    ends: Vec<Member>,
     /// Why its events must come again although it was answered, if they must; its answer then settles no
     /// later event either.
     held_back: Option<Failure>,
+    /// Where an event ended the life of a key that may be used again: when.
+    ended: Option<DateTime<Utc>>,
     known: Option<Known>,
     events: Vec<usize>,
 }
@@ -181,7 +191,9 @@ impl Entry {
             verdict: Verdict::Wait(Failure::Unreachable),
             said: None,
             members: BTreeMap::new(),
+            ends: Vec::new(),
             held_back: None,
+            ended: None,
             known,
             events: Vec::new(),
         }
@@ -257,6 +269,8 @@ impl Sync {
             }
             entry.said = wish.said;
             entry.members = wish.members;
+            entry.ends = wish.ends;
+            entry.ended = wish.ended;
             entry.events = wish.events;
             entries.insert(entry.object.clone(), entry);
         }
@@ -265,6 +279,7 @@ impl Sync {
             let mut parents: HashSet<ObjectRef> = HashSet::new();
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
+            self.place(&frontier).await?;
             let answered = self.workos.ask(&frontier, self.lane).await;
             for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
@@ -274,8 +289,14 @@ impl Sync {
                 {
                     entry.verdict = Verdict::Wait(Failure::StaleRead);
                 }
-                if let Verdict::Present(record) = &entry.verdict {
-                    parents.extend(record.parents.iter().cloned());
+                if let Verdict::Present(record) = &mut entry.verdict {
+                    record.row.hear(&entry.ends);
+                    // What came along need not be asked for.
+                    let came =
+                        |parent: &&ObjectRef| reply.embedded.iter().all(|came| came.object != **parent);
+                    let all =
+                        record.parents.iter().chain(reply.embedded.iter().flat_map(|came| &came.parents));
+                    parents.extend(all.filter(came).cloned());
                     if record.object.kind == Kind::Organization {
                         let listed = reply.embedded.iter().map(|record| record.object.clone()).collect();
                         organizations.push((record.object.clone(), listed));
@@ -286,6 +307,7 @@ impl Sync {
                     embedded.extend(reply.embedded);
                 }
             }
+            self.doubt(&mut entries, now).await?;
             let suspects = self.suspects(&organizations).await?;
             let fallen = self.fallen(&revived).await?;
             frontier = self.next_questions(&mut entries, parents, &suspects, fallen).await?;
@@ -295,6 +317,54 @@ impl Sync {
         hold_back_suspicious(&mut entries, &suspicions);
         wait_for_parents(&mut entries);
         Ok(entries.into_values().collect())
+    }
+
+    /// Looks up within which objects WorkOS keeps these, where that must be known to ask for them.
+    pub async fn place(&self, objects: &[ObjectRef]) -> Result<(), Trouble> {
+        let unplaced = self.workos.unplaced(objects);
+        if unplaced.is_empty() {
+            return Ok(());
+        }
+        let look = async {
+            let mut connection = self.database.acquire().await?;
+            kinds::load(&mut connection, &self.env, &unplaced).await
+        };
+        for (object, row) in within_time(look).await? {
+            if let Some(holder) = row.holder() {
+                self.workos.found_within(&object, holder);
+            }
+        }
+        Ok(())
+    }
+
+    /// Relations whose answer lacks a member that the mirror has, and no event says why, are asked for again, as long as
+    /// what events said of them is weighed at all.
+    async fn doubt(
+        &self,
+        entries: &mut BTreeMap<ObjectRef, Entry>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let rows: Vec<&Row> = entries
+            .values()
+            .filter(|entry| !entry.members.is_empty())
+            .filter_map(|entry| match &entry.verdict {
+                Verdict::Present(record) => Some(&record.row),
+                _ => None,
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let look = async {
+            let mut connection = self.database.acquire().await?;
+            kinds::lacking(&mut connection, now, &rows).await
+        };
+        for relation in within_time(look).await? {
+            if let Some(entry) = entries.get_mut(&relation) {
+                entry.verdict = Verdict::Wait(Failure::StaleRead);
+            }
+        }
+        Ok(())
     }
 
     /// What must be asked besides: parents that the mirror lacks, suspects, and what fell with a parent that
@@ -526,6 +596,7 @@ impl Sync {
         let mut endings = BTreeMap::new();
         for entry in entries {
             let ending = match (&entry.verdict, result.remove(&entry.object)) {
+                (Verdict::Wait(Failure::CannotAsk(why)), _) => Ending::Ends(Outcome::Ignored, Some(why)),
                 (Verdict::Wait(failure), _) => Ending::Fails(failure.clone()),
                 (_, Some(Ending::Ends(..))) if let Some(failure) = &entry.held_back => {
                     Ending::Fails(failure.clone())
@@ -597,7 +668,7 @@ impl Sync {
         let mirror = if seen_before.is_empty() {
             HashMap::new()
         } else {
-            kinds::load(connection, &seen_before).await?
+            kinds::load(connection, &self.env, &seen_before).await?
         };
         let mut beside: HashMap<ObjectRef, Vec<Change>> = HashMap::new();
         if self.purpose.is_thorough() && !mirror.is_empty() {
@@ -675,7 +746,7 @@ impl Sync {
         }
         let objects: Vec<&ObjectRef> = gone.iter().map(|entry| &entry.object).collect();
         let were_live: HashSet<ObjectRef> =
-            kinds::bury(connection, question.at, &objects).await?.into_iter().collect();
+            kinds::bury(connection, &self.env, question.at, &objects).await?.into_iter().collect();
         let mut events: HashMap<ObjectRef, Option<&'a Event>> = HashMap::new();
         for entry in &gone {
             let was_deleted = entry.known.as_ref().is_some_and(|known| known.deleted_by.is_some());
@@ -718,7 +789,7 @@ impl Sync {
             let taken: Vec<&ObjectRef> = dependants.iter().map(|(_, object)| object).collect();
             guard::cascade(connection, &self.env, question, &taken).await?;
             let buried: HashSet<ObjectRef> =
-                kinds::bury(connection, question.at, &taken).await?.into_iter().collect();
+                kinds::bury(connection, &self.env, question.at, &taken).await?.into_iter().collect();
             // Audited with the whole, if the user goes too.
             let left = kinds::leave(connection, question.at, &taken).await?;
             parents = dependants.iter().map(|(_, object)| object.clone()).collect();
@@ -805,8 +876,17 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
                 for parent in &record.parents {
                     claims.entry(parent).or_insert(Claim::Hold);
                 }
-                Claim::Present { updated_at: record.row.updated_at(), complete: entry.held_back.is_none() }
+                Claim::Present {
+                    updated_at: record.row.updated_at(),
+                    born_at: record.row.born_at(),
+                    complete: entry.held_back.is_none(),
+                }
             }
+            Verdict::Gone(DeletedBy::Event) if kinds::reuses_keys(entry.object.kind) => match entry.ended {
+                Some(at) => Claim::Ended(at),
+                // WorkOS was asked, and has nothing since the deletion.
+                None => Claim::Gone(DeletedBy::Answer),
+            },
             Verdict::Gone(by) => Claim::Gone(*by),
             Verdict::Missing => Claim::Missing,
             Verdict::Wait(_) => continue,
@@ -853,6 +933,9 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
     let answered = match &entry.verdict {
         Verdict::Wait(_) => return None,
         Verdict::Present(record) => record.row.updated_at(),
+        Verdict::Gone(_) if state.deleted_by.is_none() && entry.ended.is_some() => {
+            return Some(Ending::Ends(Outcome::Superseded, Some(decide::BORN_LATER)));
+        }
         Verdict::Gone(_) if state.deleted_by.is_none() => return Some(Ending::Fails(Failure::Unconfirmed)),
         Verdict::Gone(_) => return Some(Ending::Ends(Outcome::Unchanged, Some("already_deleted"))),
         Verdict::Missing => None,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::id::Kind;
 
 use super::answer::Reply;
@@ -57,10 +57,18 @@ impl<'a> Candidates<'a> {
 }
 
 impl State {
+    /// The first of these objects, whose list is wanted, that is not there.
+    fn missing<'a>(&self, whose: &'a str, now: DateTime<Utc>) -> Option<&'a str> {
+        let is_there = |id: &str| {
+            Kind::ALL
+                .into_iter()
+                .any(|kind| self.is_alive(kind, id) || self.store.lingering(kind, id, now).is_some())
+        };
+        whose.split('/').find(|id| !is_there(id))
+    }
+
     /// `GET` of the list of a kind.
     pub(super) fn list(&mut self, kind: Kind, query: &Query, now: DateTime<Utc>) -> Result<Bytes, Reply> {
-        let selection = object::of(kind).select(query)?;
-        let paging = Paging::parse(query)?;
         let as_of = if chance(self.knobs.stale_list, &mut self.rng) {
             let back = self.rng.u64(0..=self.knobs.stale_window_ms);
             self.store.as_of(now - milliseconds(back))
@@ -69,6 +77,15 @@ impl State {
         };
 
         let store = &self.store;
+        if let Some(whole) = object::of(kind).whole(store.view(as_of), query.whose()) {
+            return whole.map(|items| Bytes::from(json!({"object": "list", "data": items}).to_string()));
+        }
+        if let Some(missing) = query.whose().and_then(|whose| self.missing(whose, now)) {
+            return Err(Reply::message(404, &format!("Not found: '{missing}'.")));
+        }
+        let store = &self.store;
+        let selection = object::of(kind).select(query)?;
+        let paging = Paging::parse(query)?;
         let candidates = Candidates::of(store, kind, selection.of.as_deref());
         let place = match paging.cursor() {
             None => None,

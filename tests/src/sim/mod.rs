@@ -2,13 +2,15 @@
 //! tests change, with knobs for everything that goes wrong out there.
 //!
 //! In the order a change travels: `state` holds the world behind one lock, `store` keeps every
-//! version of every object, `object` says what a kind is and `user`, `organization`,
-//! `organization_domain`, `organization_membership` say it for theirs, `events` announces,
+//! version of every object, `object` says what a kind is and one file for each kind says it for
+//! that, `events` announces,
 //! `webhooks` delivers. In the order a question travels: `server` accepts, `rest` decides what the
 //! answer is (`lists` for pages), `query` and `paging` read what was asked, `faults`, `limiter` and `knobs` spoil it,
 //! `answer` is what leaves. `control` does over HTTP what [`Sim`] does by calls, `requests` counts.
 
 mod answer;
+mod api_key;
+mod connection;
 mod control;
 mod directory;
 mod directory_group;
@@ -16,6 +18,10 @@ mod directory_group_membership;
 mod directory_user;
 mod events;
 mod faults;
+mod feature_flag;
+mod group;
+mod group_membership;
+mod invitation;
 mod knobs;
 mod limiter;
 mod lists;
@@ -23,11 +29,15 @@ mod object;
 mod organization;
 mod organization_domain;
 mod organization_membership;
+mod organization_role;
 mod paging;
+mod permission;
 mod query;
 mod requests;
 mod rest;
+mod role;
 mod server;
+mod session;
 mod state;
 mod store;
 #[cfg(test)]
@@ -226,7 +236,8 @@ impl Drop for InFlight<'_> {
 /// Changing the world.
 #[expect(clippy::must_use_candidate, reason = "they are called for what they change")]
 impl Sim {
-    /// Makes an object of realistic fields with the given ones on top, announces it, returns its id.
+    /// Makes an object of realistic fields with the given ones on top, announces it, returns what it is asked for by:
+    /// its id, or its slug.
     /// An `id` among the fields is kept.
     pub fn create(&self, kind: Kind, given: Value) -> String {
         self.state().create(kind, fields(given), Manner::Announced, clock())
@@ -260,6 +271,22 @@ impl Sim {
     /// object.
     pub fn silently_delete(&self, kind: Kind, id: &str) -> bool {
         self.state().delete(kind, id, Manner::Silent, clock()).found
+    }
+
+    /// Makes an object of this kind, and what it cannot exist without: with or without events. Returns what it is asked
+    /// for by.
+    pub fn make(&self, kind: Kind, announce: bool) -> String {
+        let mut given = serde_json::Map::new();
+        for (field, parent) in object::of(kind).parents() {
+            given.insert((*field).to_owned(), self.make(*parent, announce).into());
+        }
+        let manner = if announce { Manner::Announced } else { Manner::Silent };
+        self.state().create(kind, given, manner, clock())
+    }
+
+    /// Takes a field away from an object, without an event. Says whether there is such an object.
+    pub fn take_away(&self, kind: Kind, id: &str, field: &str) -> bool {
+        self.state().take_away(kind, id, field, clock())
     }
 
     /// A user with this address, named after it.
@@ -392,6 +419,12 @@ impl Sim {
             event.object.as_ref().is_some_and(|object| object.kind == kind && object.id == id)
         };
         state.log.records().iter().rev().map(|record| &record.event).find(|event| about(event)).cloned()
+    }
+
+    /// Announces something of an object, with what an event of this type says of it. Returns the event's id; none when
+    /// there is no such object.
+    pub fn tell(&self, event_type: &str, kind: Kind, id: &str) -> Option<String> {
+        self.state().tell(event_type, kind, id, clock())
     }
 
     /// Announces something of any type. Returns the event's id.

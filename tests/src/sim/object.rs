@@ -5,14 +5,24 @@ use serde_json::{Map, Value};
 use shared::id::Kind;
 
 use super::answer::Reply;
+use super::api_key::ApiKey;
+use super::connection::Connection;
 use super::directory::Directory;
 use super::directory_group::DirectoryGroup;
 use super::directory_group_membership::DirectoryGroupMembership;
 use super::directory_user::DirectoryUser;
+use super::feature_flag::FeatureFlag;
+use super::group::Group;
+use super::group_membership::GroupMembership;
+use super::invitation::Invitation;
 use super::organization::Organization;
 use super::organization_domain::OrganizationDomain;
 use super::organization_membership::OrganizationMembership;
+use super::organization_role::OrganizationRole;
+use super::permission::Permission;
 use super::query::Query;
+use super::role::Role;
+use super::session::Session;
 use super::store::View;
 use super::user::User;
 
@@ -30,8 +40,39 @@ pub(super) trait Object: Sync {
     /// What its ids begin with.
     fn prefix(&self) -> &'static str;
 
-    /// The list, if there is one, is at this path; GET-one at this path, `/` and the id.
+    /// The list, if there is one, is at this path; GET-one at this path, `/` and the id. `{}` stands for the id of
+    /// the object that it is found under.
     fn path(&self) -> &'static str;
+
+    /// Other paths at which some of them are listed. What a path names with several `{}` has `/` between them.
+    fn also_listed(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What an object says it is, in `object`.
+    fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// What it is asked for by: its id, unless a kind says otherwise.
+    fn key(&self, id: &str, _own: &Fields) -> String {
+        id.to_owned()
+    }
+
+    /// The same, from the path of a request.
+    fn found_by(&self, _of: Option<&str>, id: &str) -> String {
+        id.to_owned()
+    }
+
+    /// What a list without pages shows, if this kind has such a list.
+    fn whole(&self, _view: View<'_>, _of: Option<&str>) -> Option<Result<Vec<Value>, Reply>> {
+        None
+    }
+
+    /// What answers where there is none with this key.
+    fn instead(&self, _view: View<'_>, _key: &str) -> Option<Value> {
+        None
+    }
 
     /// Which objects a list shows. A kind that says nothing has no list.
     fn select(&self, _query: &Query) -> Result<Selection, Reply> {
@@ -103,6 +144,16 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::DirectoryUser => &DirectoryUser,
         Kind::DirectoryGroup => &DirectoryGroup,
         Kind::DirectoryGroupMembership => &DirectoryGroupMembership,
+        Kind::Group => &Group,
+        Kind::GroupMembership => &GroupMembership,
+        Kind::Session => &Session,
+        Kind::ApiKey => &ApiKey,
+        Kind::Connection => &Connection,
+        Kind::Invitation => &Invitation,
+        Kind::Role => &Role,
+        Kind::OrganizationRole => &OrganizationRole,
+        Kind::Permission => &Permission,
+        Kind::FeatureFlag => &FeatureFlag,
     }
 }
 

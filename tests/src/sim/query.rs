@@ -2,9 +2,12 @@
 
 use percent_encoding::percent_decode_str;
 
-/// Names and values, decoded.
+/// Names and values, decoded; and what the path says that the list is of.
 #[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct Query {
+    pairs: Vec<(String, String)>,
+    of: Option<String>,
+}
 
 impl Query {
     pub(super) fn parse(text: Option<&str>) -> Self {
@@ -17,12 +20,22 @@ impl Query {
                 (decode(name), decode(value))
             })
             .collect();
-        Self(pairs)
+        Self { pairs, of: None }
+    }
+
+    /// The same, for the list of an object.
+    pub(super) fn of(self, of: Option<&str>) -> Self {
+        Self { of: of.map(str::to_owned), ..self }
+    }
+
+    /// The object whose list it is, if the path names one.
+    pub(super) fn whose(&self) -> Option<&str> {
+        self.of.as_deref()
     }
 
     /// The value of a parameter; none when it is absent or empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
+        self.pairs
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())

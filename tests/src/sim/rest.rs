@@ -85,7 +85,7 @@ impl State {
         let query = Query::parse(asked.query);
         let reply = match (route, id) {
             (Route::Get(kind), Some(id)) => self.get_one(kind, id, stale, now),
-            (Route::List(kind), _) => self.list(kind, &query, now).map(Reply::ok),
+            (Route::List(kind), of) => self.list(kind, &query.of(of), now).map(Reply::ok),
             (Route::Events, _) => self.events_page(&query, now).map(Reply::ok),
             _ => Err(Reply::message(404, "Not Found")),
         };
@@ -129,7 +129,11 @@ impl State {
         } else {
             self.moment_of(kind, id, now)
         };
-        self.show(kind, id, as_of)
+        let shown = self.show(kind, id, as_of).or_else(|| {
+            let instead = object::of(kind).instead(self.store.view(as_of), id)?;
+            Some(Bytes::from(instead.to_string()))
+        });
+        shown
             .map(Reply::ok)
             .ok_or_else(|| Reply::message(404, &format!("{} not found: '{id}'.", object::of(kind).title())))
     }
@@ -158,24 +162,40 @@ impl State {
     }
 }
 
-/// What a path asks for, and the id in it.
+/// What a path asks for, and the id in it: of the object, or of the one whose list it is.
 fn route(path: &str) -> (Route, Option<String>) {
     if path == "/events" {
         return (Route::Events, None);
     }
+    let segments: Vec<String> =
+        path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     for kind in Kind::ALL {
-        let Some(rest) = path.strip_prefix(object::of(kind).path()) else { continue };
-        if rest.is_empty() {
-            return (Route::List(kind), None);
-        }
-        if let Some(id) = rest.strip_prefix('/')
-            && !id.is_empty()
-            && !id.contains('/')
-        {
-            return (Route::Get(kind), Some(percent_decode_str(id).decode_utf8_lossy().into_owned()));
+        let object = object::of(kind);
+        for (place, path) in std::iter::once(&object.path()).chain(object.also_listed()).enumerate() {
+            let Some((of, rest)) = under(path, &segments) else { continue };
+            match rest {
+                [] => return (Route::List(kind), of),
+                [id] if !id.is_empty() && place == 0 => {
+                    return (Route::Get(kind), Some(object.found_by(of.as_deref(), id)));
+                }
+                _ => {}
+            }
         }
     }
     (Route::Unknown, None)
+}
+
+/// What the `{}` of a path stand for in a request, and what of the request is behind it.
+fn under<'a>(path: &str, segments: &'a [String]) -> Option<(Option<String>, &'a [String])> {
+    let template: Vec<&str> = path.split('/').collect();
+    let (beginning, rest) = segments.split_at_checked(template.len())?;
+    let pairs = || template.iter().zip(beginning);
+    if !pairs().all(|(wanted, segment)| *wanted == "{}" || wanted == segment) {
+        return None;
+    }
+    let of: Vec<&str> =
+        pairs().filter(|(wanted, _)| **wanted == "{}").map(|(_, segment)| segment.as_str()).collect();
+    Some(((!of.is_empty()).then(|| of.join("/")), rest))
 }
 
 #[cfg(test)]

@@ -78,20 +78,22 @@ impl State {
         self.store.view(NOW).fields(kind, id).is_some()
     }
 
-    /// Makes an object. An id among the given fields is kept.
+    /// Makes an object. An id among the given fields is kept. Returns what it is asked for by.
     pub(super) fn create(&mut self, kind: Kind, given: Fields, manner: Manner, now: DateTime<Utc>) -> String {
         let object = object::of(kind);
+        let now = self.store.moment(now);
         let id = match text(&given, "id") {
             Some(id) => id.to_owned(),
             None => self.ulids.next(object.prefix(), &mut self.rng, now),
         };
         let mut fields = object.defaults(&id, &given);
-        fields.insert("object".to_owned(), kind.name().into());
+        fields.insert("object".to_owned(), object.name().into());
         fields.insert("id".to_owned(), id.as_str().into());
         fields.insert("created_at".to_owned(), iso(now).into());
         fields.insert("updated_at".to_owned(), iso(now).into());
         fields.extend(given);
         let event_type = object.create_event(&fields);
+        let id = object.key(&id, &fields);
         self.store.write(kind, &id, Some(fields), now);
         if manner == Manner::Announced
             && let Some(event_type) = event_type
@@ -132,11 +134,24 @@ impl State {
         Changed { found: true, event: Some(event) }
     }
 
+    /// Takes a field away from an object.
+    pub(super) fn take_away(&mut self, kind: Kind, id: &str, field: &str, now: DateTime<Utc>) -> bool {
+        let Some(mut fields) = self.store.view(NOW).fields(kind, id).cloned() else { return false };
+        fields.remove(field);
+        self.store.write(kind, id, Some(fields), now);
+        true
+    }
+
     /// Deletes an object and what cannot be without it, dependants first.
     pub(super) fn delete(&mut self, kind: Kind, id: &str, manner: Manner, now: DateTime<Utc>) -> Changed {
         if !self.is_alive(kind, id) {
             return Changed::default();
         }
+        // What is made lives for a moment, so that it can be told what came first.
+        let born = self.store.view(NOW).fields(kind, id).and_then(|fields| text(fields, "created_at"));
+        let now = born
+            .and_then(shared::timestamp::parse)
+            .map_or(now, |born| now.max(born + Duration::milliseconds(1)));
         let mut doomed = self.dependants(id);
         doomed.push((kind, id.to_owned()));
         let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
@@ -156,9 +171,12 @@ impl State {
         let tells_of_all = self.knobs.cascade_events && !object::of(kind).falls_alone();
         for ((doomed_kind, doomed_id), data) in doomed.into_iter().zip(payloads) {
             let itself = doomed_kind == kind && doomed_id == id;
-            if manner == Manner::Announced && (itself || tells_of_all) {
+            let event_type = object::of(doomed_kind).delete_event();
+            // What WorkOS has no event for goes in silence.
+            let has_event = shared::catalogue::find(&event_type).is_some();
+            if manner == Manner::Announced && has_event && (itself || tells_of_all) {
                 let about = Some(ObjectRef::new(doomed_kind, doomed_id));
-                event = Some(self.announce(&object::of(doomed_kind).delete_event(), about, data, now));
+                event = Some(self.announce(&event_type, about, data, now));
             }
         }
         Changed { found: true, event }
@@ -178,6 +196,21 @@ impl State {
                 all.push(child);
             }
         }
+    }
+
+    /// Announces something of an object that is there.
+    pub(super) fn tell(
+        &mut self,
+        event_type: &str,
+        kind: Kind,
+        id: &str,
+        now: DateTime<Utc>,
+    ) -> Option<String> {
+        if !self.is_alive(kind, id) {
+            return None;
+        }
+        let data = self.payload(event_type, kind, id);
+        Some(self.announce(event_type, Some(ObjectRef::new(kind, id)), data, now))
     }
 
     /// What an event of this type says of an object that is there.

@@ -66,6 +66,11 @@ impl<'a> View<'a> {
         versions.iter().rev().find(|version| version.revision <= self.as_of)?.fields.as_ref()
     }
 
+    /// The own fields of every object of a kind that was there, oldest first.
+    pub(super) fn all(self, kind: Kind) -> impl Iterator<Item = &'a Fields> {
+        self.store.order(kind).iter().filter_map(move |id| self.fields(kind, id))
+    }
+
     /// The children of an object, oldest first.
     pub(super) fn children(self, parent: &str, kind: Kind) -> impl Iterator<Item = &'a Fields> {
         self.store.children(parent, kind).filter_map(move |id| self.fields(kind, id))
@@ -116,6 +121,11 @@ impl Store {
         let view = self.view(NOW);
         let children = self.children.get(parent).into_iter().flatten();
         children.filter(|(kind, id)| view.fields(*kind, id).is_some()).cloned().collect()
+    }
+
+    /// Now, and not before the last change.
+    pub(super) fn moment(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.journal.last().map_or(now, |last| now.max(*last))
     }
 
     /// Writes the next version of an object; no fields delete it.

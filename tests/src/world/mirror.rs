@@ -38,7 +38,50 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::DirectoryUser => "directory_users",
         Kind::DirectoryGroup => "directory_groups",
         Kind::DirectoryGroupMembership => "directory_group_memberships",
+        Kind::Group => "groups",
+        Kind::GroupMembership => "group_memberships",
+        Kind::Session => "sessions",
+        Kind::ApiKey => "api_keys",
+        Kind::Connection => "connections",
+        Kind::Invitation => "invitations",
+        Kind::Role | Kind::OrganizationRole => "roles",
+        Kind::Permission => "permissions",
+        Kind::FeatureFlag => "feature_flags",
     }
+}
+
+/// By what a row of a kind is found, in SQL.
+const fn key_of_a_row(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Role => "CASE WHEN organization_id IS NULL THEN slug END",
+        Kind::OrganizationRole => "organization_id || '/' || slug",
+        Kind::Permission | Kind::FeatureFlag => "slug",
+        _ => "id",
+    }
+}
+
+/// Whether a row of the table is of this kind.
+fn is_of(kind: Kind, row: &Value) -> bool {
+    match kind {
+        Kind::Role => row["organization_id"].is_null(),
+        Kind::OrganizationRole => !row["organization_id"].is_null(),
+        // How others ended stands in events alone.
+        Kind::Session => row["status"] == "active",
+        _ => true,
+    }
+}
+
+/// What WorkOS has. An answer about a role does not say whose it is.
+fn objects(sim: &Sim, kind: Kind) -> Vec<Value> {
+    if kind != Kind::OrganizationRole {
+        return sim.all(kind);
+    }
+    let roles = sim.ever(kind).into_iter().filter_map(|key| {
+        let mut role = sim.get(kind, &key)?;
+        role["organization_id"] = key.split('/').next().into();
+        Some(role)
+    });
+    roles.collect()
 }
 
 /// What WorkOS says about a column. Its name is the name of the field, with few exceptions.
@@ -52,8 +95,16 @@ fn said(kind: Kind, column: &str, object: &Value) -> Value {
                 object["role"]["slug"].as_str().map_or(Value::Null, |slug| Value::from([slug].as_slice()))
             }
         },
+        (Kind::ApiKey, "organization_id") => owner(object, "organization"),
+        (Kind::ApiKey, "user_id") => owner(object, "user"),
         _ => object[column].clone(),
     }
+}
+
+/// The id of an owner that is of this type.
+fn owner(object: &Value, of_type: &str) -> Value {
+    let owner = &object["owner"];
+    if owner["type"] == of_type { owner["id"].clone() } else { Value::Null }
 }
 
 /// The columns of a profile that follow its user, and the user's fields.
@@ -86,8 +137,10 @@ impl Mirror {
         let mut differences = Vec::new();
         for kind in Kind::ALL {
             let table = table(kind);
-            let rows = live_rows(pool, table, env).await?;
-            let objects = by_id(sim.all(kind));
+            let mut rows = live_rows(pool, table, env).await?;
+            rows.retain(|_, row| is_of(kind, row));
+            let mut objects = by_id(objects(sim, kind));
+            objects.retain(|_, object| kind != Kind::Session || object["status"] == "active");
             differences.extend(one_sided(table, &rows, &objects));
             for (id, object) in &objects {
                 let Some(row) = rows.get(id) else { continue };
@@ -104,10 +157,13 @@ impl Mirror {
     }
 }
 
-/// The row of an object, live or tombstone.
+/// The row of an object, live or tombstone; of what was made again under the same key, the one that lives.
 pub async fn row(pool: &PgPool, kind: Kind, id: &str) -> anyhow::Result<Option<Value>> {
     let table = table(kind);
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT to_jsonb(t) FROM workos.{table} t WHERE id = $1")))
+    let key = key_of_a_row(kind);
+    sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT to_jsonb(t) FROM workos.{table} t WHERE {key} = $1 ORDER BY _deleted_at DESC NULLS FIRST LIMIT 1"
+    )))
         .bind(id)
         .fetch_optional(pool)
         .await
@@ -147,9 +203,11 @@ fn by_id(objects: Vec<Value>) -> BTreeMap<String, Value> {
 
 /// What names it on both sides: its id, or those of the two that belong together.
 fn key(object: &Value) -> String {
-    let pair = (object["directory_group_id"].as_str(), object["directory_user_id"].as_str());
-    match pair {
-        (Some(group), Some(user)) => format!("{group}/{user}"),
+    let id = |field: &str| object[field].as_str();
+    let group = id("directory_group_id").or(id("group_id"));
+    let member = id("directory_user_id").or(id("organization_membership_id"));
+    match (group, member) {
+        (Some(group), Some(member)) => format!("{group}/{member}"),
         _ => object["id"].as_str().unwrap_or_default().to_owned(),
     }
 }

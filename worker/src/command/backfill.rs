@@ -11,7 +11,6 @@ use crate::backfill::{self, Backfill, Summary};
 use crate::config::CommandConfig;
 use crate::listing::{Interruption, Patience};
 use crate::metrics::Metrics;
-use crate::object;
 use crate::progress::Progress;
 use crate::runs;
 use crate::sync::{Purpose, Sync};
@@ -71,7 +70,7 @@ fn print(summary: &Summary) -> Exit {
     for (kind, counts) in &summary.counts {
         println!(
             "{:<32}{:>10}{:>10}{:>10}{:>10}{:>8}",
-            object::table(*kind),
+            super::rows_of(*kind),
             counts.listed,
             counts.written,
             counts.unchanged,

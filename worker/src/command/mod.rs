@@ -68,9 +68,16 @@ fn kind(name: &str) -> Result<Kind, String> {
     })
 }
 
-/// These kinds, or all.
+/// These kinds, with those that share a table with them; or all.
 fn kinds(only: &[Kind]) -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| only.is_empty() || only.contains(kind)).collect()
+    let is_meant = |kind: &Kind| only.iter().any(|meant| object::table(*meant) == object::table(*kind));
+    Kind::ALL.into_iter().filter(|kind| only.is_empty() || is_meant(kind)).collect()
+}
+
+/// What an operator calls the rows of a kind: their table, and the kind where that is not the table's first.
+fn rows_of(kind: Kind) -> String {
+    let table = object::table(kind);
+    if object::named(table) == Some(kind) { table.to_owned() } else { format!("{table} ({kind})") }
 }
 
 /// A pool of a database that answers and has its tables; else what to do, said, and how the command ends.

@@ -17,7 +17,7 @@ use crate::object;
 use crate::progress::Progress;
 use crate::runs;
 use crate::sync::{Purpose, Sync};
-use crate::verify::{self, Report, Verify, What};
+use crate::verify::{self, Counts, Report, Verify, What};
 use crate::workos::Lane;
 
 /// How the result is printed.
@@ -91,7 +91,7 @@ fn print_table(report: &Report, repair: bool) {
     for (kind, counts) in &report.counts {
         print!(
             "{:<32}{:>10}{:>10}{:>10}{:>10}",
-            object::table(*kind),
+            super::rows_of(*kind),
             counts.in_step,
             counts.missing,
             counts.extra,
@@ -122,13 +122,15 @@ fn untold(report: &Report) -> u64 {
 }
 
 fn as_json(env: &str, report: &Report, repair: bool) -> Value {
-    let kinds: BTreeMap<&str, _> =
-        report.counts.iter().map(|(kind, counts)| (object::table(*kind), counts)).collect();
+    let mut tables: BTreeMap<&str, Counts> = BTreeMap::new();
+    for (kind, counts) in &report.counts {
+        tables.entry(object::table(*kind)).or_default().add(counts);
+    }
     json!({
         "env": env,
         "result": if report.is_in_step() { "in_step" } else { "drift" },
         "repair": repair,
-        "tables": kinds,
+        "tables": tables,
         "drift": report.drifts,
         "not_named": untold(report),
     })

@@ -2,24 +2,37 @@
 //! it, how an answer is read, what the mirror has, how it is written, how it is buried, what it takes
 //! along.
 //!
-//! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`.
+//! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`. One that is known by its slug
+//! says so there, because a slug may be used again: its file also says what an answer is known by.
 
+pub mod api_key;
 pub mod columns;
+pub mod connection;
 pub mod directory;
 pub mod directory_group;
 pub mod directory_group_membership;
 pub mod directory_user;
+pub mod feature_flag;
+pub mod group;
+pub mod group_membership;
+pub mod invitation;
 pub mod organization;
 pub mod organization_domain;
 pub mod organization_membership;
+pub mod organization_role;
+pub mod permission;
+pub mod role;
+pub mod session;
 pub mod user;
+pub(crate) mod whole;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
@@ -64,6 +77,20 @@ pub enum Listed {
     Inside(Kind),
     /// Relations, composed for each object of that kind from lists of their other side.
     Composed(Kind, Composition),
+    /// Relations, asked for one by one: those of each object of these kinds.
+    Whole(&'static [Kind]),
+}
+
+impl Listed {
+    /// Of which kinds the objects must be known before.
+    #[must_use]
+    pub fn parents(self) -> Vec<Kind> {
+        match self {
+            Self::Everywhere(_) | Self::Inside(_) => Vec::new(),
+            Self::Under(parent, _) | Self::Composed(parent, _) => vec![parent],
+            Self::Whole(owners) => owners.to_vec(),
+        }
+    }
 }
 
 /// How relations are composed: everything that is in one of the groups, for each of the groups.
@@ -71,7 +98,7 @@ pub enum Listed {
 pub struct Composition {
     /// The kind of the groups, and their list, with `{}` for the id of what holds them.
     pub groups: (Kind, &'static str),
-    /// The list of what is in one of them, with `{}` for its id.
+    /// The list of what is in one of them, with `{}` for its id and `{holder}` for the id of what holds it.
     pub members: &'static str,
 }
 
@@ -79,6 +106,12 @@ pub struct Composition {
 #[must_use]
 pub fn list_under(path: &str, id: &str) -> String {
     path.replace("{}", &segment(id).replace('&', "%26").replace('+', "%2B"))
+}
+
+/// The same path, within the object that holds it.
+#[must_use]
+pub fn list_within(path: &str, holder: &str) -> String {
+    path.replace("{holder}", &segment(holder))
 }
 
 /// The lists of what belongs to an object, each with the kind that it lists.
@@ -95,6 +128,42 @@ pub fn lists_of(object: &ObjectRef) -> impl Iterator<Item = (Kind, String)> {
 #[must_use]
 pub fn named(name: &str) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind.name() == name || table(*kind) == name)
+}
+
+/// What an answer is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// By this.
+    Is(String),
+    /// It is of another kind than was asked for.
+    OfAnotherKind,
+    /// It does not say.
+    Missing,
+}
+
+impl Key {
+    fn id(fields: &Fields) -> Self {
+        match fields.get("id") {
+            Some(Value::String(id)) => Self::Is(id.clone()),
+            _ => Self::Missing,
+        }
+    }
+
+    /// By its slug; it must have an id all the same.
+    fn slug(fields: &Fields) -> Self {
+        match (Self::id(fields), fields.get("slug")) {
+            (Self::Is(_), Some(Value::String(slug))) => Self::Is(slug.clone()),
+            _ => Self::Missing,
+        }
+    }
+
+    /// By this within another object.
+    fn under(self, of: &str) -> Self {
+        match self {
+            Self::Is(key) => Self::Is(format!("{of}/{key}")),
+            other => other,
+        }
+    }
 }
 
 /// What one answer of WorkOS holds.
@@ -144,9 +213,8 @@ pub struct Record {
 impl Record {
     /// Whether events said of some members of a relation what this answer does not say.
     #[must_use]
-    pub fn lacks_a_change(&self, members: &BTreeMap<String, bool>) -> bool {
-        let Some(has) = self.row.members() else { return false };
-        members.iter().any(|(member, is_in)| has.contains(member) != *is_in)
+    pub fn lacks_a_change(&self, members: &BTreeMap<String, Member>) -> bool {
+        members.values().any(|member| !self.row.agrees(member))
     }
 }
 
@@ -162,13 +230,53 @@ pub enum Misread {
     /// Another object.
     #[error("the answer is about another object")]
     OtherObject,
+    /// An object of another kind, where WorkOS shows two kinds in one place.
+    #[error("the answer is about an object of another kind")]
+    AnotherKind,
     /// An item of a list without its id.
     #[error("the item has no id")]
     NoId,
 }
 
+/// The first for what WorkOS keeps anywhere, the second for what it keeps within another object; or the id of that.
+macro_rules! within {
+    (; $row:ident; $nowhere:expr) => {{
+        let _ = $row;
+        $nowhere
+    }};
+    ($field:ident; $row:ident; $nowhere:expr) => {
+        $row.$field.as_deref()
+    };
+    (; $anywhere:expr, $within:expr) => {
+        $anywhere
+    };
+    ($field:ident; $anywhere:expr, $within:expr) => {
+        $within
+    };
+}
+
+/// The first for an object, the second for a relation.
+macro_rules! whole {
+    (; $object:expr, $relation:expr) => {
+        $object
+    };
+    (whole; $object:expr, $relation:expr) => {
+        $relation
+    };
+}
+
+/// The first for what is known by its id, the second for what is known by its slug.
+macro_rules! by {
+    (; $id:expr, $slug:expr) => {
+        $id
+    };
+    (slug; $id:expr, $slug:expr) => {
+        $slug
+    };
+}
+
 macro_rules! kinds {
-    ($( $kind:ident => $module:ident ),+ $(,)?) => {
+    ($( $kind:ident => $module:ident $( by $slug:ident )? $( within $holder:ident )? $( as $whole:ident )? ),+ $(,)?) => {
         /// The columns of an object of any kind.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Row {
@@ -185,16 +293,33 @@ macro_rules! kinds {
                 match self { $( Self::$kind(row) => row.updated_at, )+ }
             }
 
-            /// The other side of a relation.
-            #[must_use]
-            pub fn members(&self) -> Option<&BTreeSet<String>> {
-                match self { $( Self::$kind(row) => row.members(), )+ }
-            }
-
             /// Whether it is a relation of nothing to nothing, which the mirror has no row for.
             #[must_use]
             pub fn is_empty(&self) -> bool {
                 match self { $( Self::$kind(row) => row.is_empty(), )+ }
+            }
+
+            /// Whether it says of a member what an event said.
+            #[must_use]
+            pub fn agrees(&self, member: &Member) -> bool {
+                match self { $( Self::$kind(row) => row.agrees(member), )+ }
+            }
+
+            /// Takes in how members ended, which no answer tells.
+            pub fn hear(&mut self, ends: &[Member]) {
+                match self { $( Self::$kind(row) => row.hear(ends), )+ }
+            }
+
+            /// The id of the object within which WorkOS keeps it.
+            #[must_use]
+            pub fn holder(&self) -> Option<&str> {
+                match self { $( Self::$kind(row) => within!($( $holder )?; row; None), )+ }
+            }
+
+            /// When it was made, where that tells it from an earlier one with the same key.
+            #[must_use]
+            pub fn born_at(&self) -> Option<DateTime<Utc>> {
+                match self { $( Self::$kind(row) => by!($( $slug )?; { let _ = row; None }, row.created_at), )+ }
             }
 
             /// Whether it is a tombstone in the mirror.
@@ -221,6 +346,24 @@ macro_rules! kinds {
                     _ => self.changes(None),
                 }
             }
+        }
+
+        /// Whether a key of this kind may come to mean another object: then a deletion ends the one that had it by
+        /// then, and not the key.
+        #[must_use]
+        pub const fn reuses_keys(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => by!($( $slug )?; false, true), )+ }
+        }
+
+        /// Whether the list of a kind comes in pages.
+        #[must_use]
+        pub const fn is_paged(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => by!($( $slug )?; true, $module::PAGED), )+ }
+        }
+
+        /// What an answer of this kind is known by; `of` is the object that it was found under, if there is one.
+        fn key(kind: Kind, of: Option<&str>, fields: &Fields) -> Key {
+            match kind { $( Kind::$kind => by!($( $slug )?; Key::id(fields), $module::key(of, fields)), )+ }
         }
 
         /// How everything of a kind is listed.
@@ -279,10 +422,27 @@ macro_rules! kinds {
             Ok(differing)
         }
 
-        /// Where WorkOS keeps it.
+        /// Whether WorkOS keeps objects of a kind within another one, without whose id they cannot be asked for.
         #[must_use]
-        pub fn path(object: &ObjectRef) -> String {
-            match object.kind { $( Kind::$kind => $module::path(&object.id), )+ }
+        pub const fn is_within(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => within!($( $holder )?; false, true), )+ }
+        }
+
+        /// Where WorkOS keeps it; `None` when that is within an object that is not known.
+        #[must_use]
+        pub fn path(object: &ObjectRef, holder: Option<&str>) -> Option<String> {
+            match object.kind {
+                $( Kind::$kind => within!(
+                    $( $holder )?;
+                    Some($module::path(&object.id)),
+                    holder.map(|holder| $module::path(holder, &object.id))
+                ), )+
+            }
+        }
+
+        /// The kinds of objects that a relation may belong to.
+        const fn owners(kind: Kind) -> &'static [Kind] {
+            match kind { $( Kind::$kind => whole!($( $whole )?; &[], $module::OWNERS), )+ }
         }
 
         /// The columns of a kind that hold personal values.
@@ -313,13 +473,19 @@ macro_rules! kinds {
         /// What the mirror has of these objects.
         pub async fn load(
             connection: &mut PgConnection,
+            env: &str,
             objects: &[&ObjectRef],
         ) -> sqlx::Result<HashMap<ObjectRef, Row>> {
             let mut rows = HashMap::new();
             $(
                 let ids = ids_of(objects, Kind::$kind);
                 if !ids.is_empty() {
-                    for row in $module::load(&mut *connection, &ids).await? {
+                    let found = by!(
+                        $( $slug )?;
+                        $module::load(&mut *connection, &ids).await?,
+                        $module::load(&mut *connection, env, &ids).await?
+                    );
+                    for row in found {
                         rows.insert(ObjectRef::new(Kind::$kind, row.id.clone()), Row::$kind(row));
                     }
                 }
@@ -350,6 +516,7 @@ macro_rules! kinds {
         /// Turns rows into tombstones; returns those that were live.
         pub async fn bury(
             connection: &mut PgConnection,
+            env: &str,
             at: DateTime<Utc>,
             objects: &[&ObjectRef],
         ) -> sqlx::Result<Vec<ObjectRef>> {
@@ -357,7 +524,11 @@ macro_rules! kinds {
             $(
                 let ids = ids_of(objects, Kind::$kind);
                 if !ids.is_empty() {
-                    let were_live = $module::bury(&mut *connection, at, &ids).await?;
+                    let were_live = by!(
+                        $( $slug )?;
+                        $module::bury(&mut *connection, at, &ids).await?,
+                        $module::bury(&mut *connection, env, at, &ids).await?
+                    );
                     buried.extend(were_live.into_iter().map(|id| ObjectRef::new(Kind::$kind, id)));
                 }
             )+
@@ -393,7 +564,60 @@ kinds! {
     Directory => directory,
     DirectoryUser => directory_user,
     DirectoryGroup => directory_group,
-    DirectoryGroupMembership => directory_group_membership,
+    DirectoryGroupMembership => directory_group_membership as whole,
+    Group => group within organization_id,
+    GroupMembership => group_membership as whole,
+    Session => session as whole,
+    ApiKey => api_key as whole,
+    Connection => connection,
+    Invitation => invitation,
+    Role => role by slug,
+    OrganizationRole => organization_role by slug,
+    Permission => permission by slug,
+    FeatureFlag => feature_flag by slug,
+}
+
+/// What names the relation of this kind that belongs to this object.
+#[must_use]
+pub fn relation_of(kind: Kind, owner: Kind, id: &str) -> ObjectRef {
+    match owners(kind) {
+        [_] => ObjectRef::new(kind, id),
+        _ => ObjectRef::new(kind, format!("{owner}/{id}")),
+    }
+}
+
+/// The relations that belong to an object.
+pub fn relations_of(object: &ObjectRef) -> impl Iterator<Item = ObjectRef> {
+    Kind::ALL
+        .into_iter()
+        .filter(|kind| owners(*kind).contains(&object.kind))
+        .map(|kind| relation_of(kind, object.kind, &object.id))
+}
+
+/// Whether WorkOS may refuse to list a relation although its owner is there.
+#[must_use]
+pub fn may_be_unlisted(object: &ObjectRef) -> bool {
+    object.kind == Kind::ApiKey && api_key::may_be_unlisted(&object.id)
+}
+
+/// Relations of which the mirror has a member that these answers lack, and nothing explains it.
+pub async fn lacking(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<Vec<ObjectRef>> {
+    let sessions: Vec<&session::Row> = rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Session(row) => Some(row),
+            _ => None,
+        })
+        .collect();
+    if sessions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let users = session::lacking(connection, at, &sessions).await?;
+    Ok(users.into_iter().map(|user| ObjectRef::new(Kind::Session, user)).collect())
 }
 
 /// Marks the parts of relations that go with what was buried; returns each with what it went with.
@@ -402,25 +626,47 @@ pub async fn leave(
     at: DateTime<Utc>,
     objects: &[&ObjectRef],
 ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    let mut all = Vec::new();
     let groups = ids_of(objects, Kind::DirectoryGroup);
-    if groups.is_empty() {
-        return Ok(Vec::new());
+    if !groups.is_empty() {
+        let left = directory_group_membership::leave_groups(&mut *connection, at, &groups).await?;
+        all.extend(
+            left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation)),
+        );
     }
-    let left = directory_group_membership::leave_groups(connection, at, &groups).await?;
-    Ok(left
-        .into_iter()
-        .map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation))
-        .collect())
+    let groups = ids_of(objects, Kind::Group);
+    if !groups.is_empty() {
+        let left = group_membership::leave_groups(connection, at, &groups).await?;
+        all.extend(left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::Group, group), relation)));
+    }
+    Ok(all)
 }
 
 /// A relation of this owner to these members.
 #[must_use]
-pub fn whole(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
-    let mut fields = Fields::new();
-    fields.insert("members".to_owned(), members.into_iter().collect());
+pub fn composed(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
     let mut records = Vec::with_capacity(1);
-    read_fields(object.clone(), fields, &mut records);
+    read_fields(object.clone(), whole::fields(members.into_iter().map(Value::from)), &mut records);
     records.pop()
+}
+
+/// Reads the items of all pages of a list that answers a relation as a whole: the relation first, then what came with
+/// it.
+pub fn read_whole(object: &ObjectRef, items: &[Box<RawValue>]) -> Result<Vec<Record>, Misread> {
+    let mut members = Vec::with_capacity(items.len());
+    for item in items {
+        let mut fields = fields_of(item.get().as_bytes())?;
+        if !fields.get("id").is_some_and(Value::is_string) {
+            return Err(Misread::NoId);
+        }
+        for secret in SECRETS {
+            fields.remove(secret);
+        }
+        members.push(Value::Object(fields));
+    }
+    let mut records = Vec::with_capacity(1);
+    read_fields(object.clone(), whole::fields(members), &mut records);
+    Ok(records)
 }
 
 /// The id of an item of a list, and nothing else of it.
@@ -438,20 +684,28 @@ fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {
 /// Reads the answer to "what is this object now": the object first, then what came with it.
 pub fn read(object: &ObjectRef, body: &[u8]) -> Result<Vec<Record>, Misread> {
     let fields = fields_of(body)?;
-    if fields.get("id").and_then(Value::as_str) != Some(object.id.as_str()) {
-        return Err(Misread::OtherObject);
+    let of = object.id.split_once('/').map(|(of, _)| of);
+    match key(object.kind, of, &fields) {
+        Key::Is(key) if key == object.id => {}
+        Key::OfAnotherKind => return Err(Misread::AnotherKind),
+        Key::Is(_) | Key::Missing => return Err(Misread::OtherObject),
     }
     let mut records = Vec::with_capacity(1);
     read_fields(object.clone(), fields, &mut records);
     Ok(records)
 }
 
-/// Reads an item of a list of this kind: the object first, then what came with it.
-pub fn read_item(kind: Kind, item: &RawValue) -> Result<Vec<Record>, Misread> {
+/// Reads an item of a list of this kind: the object first, then what came with it. `of` is the object whose list it
+/// is, if there is one.
+pub fn read_item(kind: Kind, of: Option<&str>, item: &RawValue) -> Result<Vec<Record>, Misread> {
     let fields = fields_of(item.get().as_bytes())?;
-    let Some(Value::String(id)) = fields.get("id") else { return Err(Misread::NoId) };
+    let key = match key(kind, of, &fields) {
+        Key::Is(key) => key,
+        Key::OfAnotherKind => return Err(Misread::AnotherKind),
+        Key::Missing => return Err(Misread::NoId),
+    };
     let mut records = Vec::with_capacity(1);
-    read_fields(ObjectRef::new(kind, id.clone()), fields, &mut records);
+    read_fields(ObjectRef::new(kind, key), fields, &mut records);
     Ok(records)
 }
 
@@ -487,10 +741,10 @@ mod tests {
     #[test]
     fn an_item_of_a_list_is_read_like_an_answer() {
         let item = RawValue::from_string(r#"{"id":"org_1","domains":[{"id":"org_domain_1"}]}"#.to_owned());
-        let records = read_item(Kind::Organization, &item.expect("JSON")).expect("an organization");
+        let records = read_item(Kind::Organization, None, &item.expect("JSON")).expect("an organization");
         assert_eq!(records[1].object, ObjectRef::new(Kind::OrganizationDomain, "org_domain_1"));
         let nameless = RawValue::from_string("{}".to_owned()).expect("JSON");
-        assert!(matches!(read_item(Kind::User, &nameless), Err(Misread::NoId)));
+        assert!(matches!(read_item(Kind::User, None, &nameless), Err(Misread::NoId)));
     }
 
     #[test]

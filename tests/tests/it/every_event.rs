@@ -1,0 +1,163 @@
+//! Every event type of the catalogue, from WorkOS to its outcome: types of a kind by what the simulator makes of the
+//! kind, the others by a payload in `fixtures/events`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use shared::catalogue::{self, ENTRIES, Entry, Operation};
+use shared::id::Kind;
+use support::world::World;
+
+use crate::ledger::outcome;
+
+/// What the payload of a type that is not mirrored looks like.
+fn fixture(event_type: &str) -> Value {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/events").join(format!("{event_type}.json"));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{event_type} has no fixture: {}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[tokio::test]
+async fn every_type_of_the_catalogue_becomes_a_row_or_a_recorded_outcome() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let mut told: Vec<(&Entry, String)> = Vec::new();
+    let mut to_delete: Vec<(&Entry, Kind, String)> = Vec::new();
+    for entry in ENTRIES {
+        match (entry.kind, entry.operation) {
+            (Some(kind), Some(Operation::Deleted)) => to_delete.push((entry, kind, sim.make(kind, true))),
+            // Only this event tells of it.
+            (Some(kind), _) => {
+                let key = sim.make(kind, false);
+                let event = sim.tell(entry.event_type, kind, &key).expect("it is there");
+                told.push((entry, event));
+            }
+            (None, _) => told.push((entry, sim.emit(entry.event_type, fixture(entry.event_type)))),
+        }
+    }
+    world.settled().await;
+    for (entry, kind, key) in to_delete {
+        let event = sim.delete(kind, &key).expect("it is there");
+        let announced = sim.last_event(kind, &key).expect("an event");
+        assert_eq!(announced.event_type, entry.event_type, "the simulator announces what WorkOS does");
+        told.push((entry, event));
+    }
+    world.settled().await;
+
+    let mut unlike = BTreeMap::new();
+    for (entry, event) in &told {
+        let expected = match entry.operation {
+            None => "ignored",
+            Some(Operation::Deleted) => "deleted",
+            Some(Operation::Created | Operation::Updated) => "applied",
+        };
+        let outcome = outcome(&world, event).await;
+        if outcome.as_deref() != Some(expected) {
+            unlike.insert(entry.event_type, outcome);
+        }
+    }
+    assert!(unlike.is_empty(), "these did not end as they should: {unlike:?}");
+    assert_eq!(told.len(), ENTRIES.len(), "every type has its story");
+    let metrics = world.worker_metrics(0).await;
+    for entry in ENTRIES.iter().filter(|entry| entry.kind.is_none()) {
+        let counted =
+            metrics.value("workos_sync_ignored_total", &[("event_type", catalogue::label(entry.event_type))]);
+        assert!(counted >= 1.0, "{} is counted by its name", entry.event_type);
+    }
+}
+
+/// Any JSON.
+fn anything(rng: &mut fastrand::Rng, depth: u32) -> Value {
+    match rng.u32(0..if depth == 0 { 5 } else { 7 }) {
+        0 => Value::Null,
+        1 => rng.bool().into(),
+        2 => rng.i64(..).into(),
+        3 => "text".into(),
+        4 => "2026-01-15T12:00:00.000Z".into(),
+        5 => (0..rng.u32(0..3)).map(|_| anything(rng, depth - 1)).collect(),
+        _ => Value::Object(
+            (0..rng.u32(0..3)).map(|n| (format!("field_{n}"), anything(rng, depth - 1))).collect(),
+        ),
+    }
+}
+
+/// What an object is found by, and what it hangs on, stays as it is.
+fn may_change(name: &str) -> bool {
+    !matches!(name, "id" | "slug" | "object")
+        && !name.ends_with("_id")
+        && !matches!(name, "user" | "group" | "connection" | "organization_domain" | "owner" | "domains")
+}
+
+/// Spoils some members of an object; adds one that nobody knows.
+fn spoil(rng: &mut fastrand::Rng, object: &mut serde_json::Map<String, Value>) {
+    let names: Vec<String> = object.keys().filter(|name| may_change(name)).cloned().collect();
+    for name in names {
+        match rng.u32(0..6) {
+            0 => drop(object.remove(&name)),
+            1 => drop(object.insert(name, Value::Null)),
+            2 if !matches!(name.as_str(), "created_at" | "updated_at") => {
+                object.insert(name, anything(rng, 2));
+            }
+            _ => {}
+        }
+    }
+    object.insert("a_field_of_next_year".to_owned(), anything(rng, 2));
+}
+
+/// A thousand events of types that nobody knows, and a thousand of known types with extra, missing and null fields in
+/// the payload and in the answer.
+#[tokio::test]
+async fn neither_unknown_types_nor_unexpected_fields_are_dead_letters() {
+    let world = World::builder()
+        .env("SYNC_RATE_LIMIT", "off")
+        .patience(std::time::Duration::from_mins(3))
+        .start()
+        .await;
+    let sim = world.sim();
+    let mut rng = fastrand::Rng::with_seed(7);
+    for number in 0..1_000 {
+        sim.emit(&format!("planet_{}.happened", number % 300), anything(&mut rng, 3));
+    }
+    let entries: Vec<&Entry> = ENTRIES.iter().filter(|entry| entry.kind.is_some()).collect();
+    let made: BTreeMap<Kind, Vec<String>> =
+        Kind::ALL.into_iter().map(|kind| (kind, (0..20).map(|_| sim.make(kind, false)).collect())).collect();
+    let mut without_id = 0;
+    for number in 0..1_000 {
+        let entry = entries[number % entries.len()];
+        let kind = entry.kind.expect("it is mirrored");
+        let key = &made[&kind][rng.usize(0..20)];
+        let shown = sim.get(kind, key).expect("it is there");
+        let mut shown = shown.as_object().expect("an object").clone();
+        spoil(&mut rng, &mut shown);
+        for name in shown.keys().filter(|name| may_change(name)) {
+            sim.silently_update(kind, key, json!({name.as_str(): shown[name]}), false);
+        }
+        sim.tell(entry.event_type, kind, key).expect("it is there");
+        let mut data = sim.events().pop().expect("an event").data;
+        let object = data.as_object_mut().expect("an object");
+        spoil(&mut rng, object);
+        if number % 100 == 50 {
+            without_id += 1;
+            object.remove(entry.id[0][0]);
+        }
+        sim.emit(entry.event_type, data);
+    }
+    world.settled().await;
+    let ignored =
+        world.worker_metrics(0).await.value("workos_sync_ignored_total", &[("event_type", "other")]);
+    assert!((ignored - 1_000.0).abs() < 0.5, "unknown types share one label, counted {ignored}");
+    let dead: Vec<(String, String)> =
+        sqlx::query_as("SELECT type, reason FROM workos_sync.events WHERE outcome = 'dead' ORDER BY type")
+            .fetch_all(world.pool())
+            .await
+            .expect("the ledger");
+    assert_eq!(dead.len(), without_id, "{dead:?}");
+    let open: i64 = sqlx::query_scalar("SELECT count(*) FROM workos_sync.events WHERE outcome IS NULL")
+        .fetch_one(world.pool())
+        .await
+        .expect("the ledger");
+    assert_eq!(open, 0);
+}

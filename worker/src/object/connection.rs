@@ -1,0 +1,186 @@
+//! Connections to identity providers, for single sign-on.
+//!
+//! Source: `GET /connections/{id}`.
+
+use chrono::{DateTime, Utc};
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::{Fields, columns};
+use super::{Answered, Listed, segment};
+
+columns! {
+    /// A row of `workos.connections`.
+    organization_id: Text,
+    connection_type: Text,
+    name: Text unannounced,
+    state: Text unannounced,
+    status: Text unannounced,
+    domains: Document unannounced,
+    created_at: Time,
+    updated_at: Time unannounced,
+}
+
+/// Where WorkOS keeps it.
+pub(super) fn path(id: &str) -> String {
+    format!("/connections/{}", segment(id))
+}
+
+/// Its table in the schema `workos`.
+pub(super) const TABLE: &str = "connections";
+
+/// How all of them are listed.
+pub(super) const LISTED: Listed = Listed::Everywhere("/connections");
+
+/// Lists of those that belong to one other object: none that is read along with it.
+pub(super) const BELONGING: &[(Kind, &str)] = &[];
+
+/// Reads an answer.
+pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+    let row = Row::read(id, fields);
+    let parents = row.organization_id.iter().map(|id| ObjectRef::new(Kind::Organization, id)).collect();
+    Answered { row, parents, embedded: Vec::new() }
+}
+
+/// What the mirror has.
+pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        SELECT id,
+               organization_id,
+               connection_type,
+               name,
+               state,
+               status,
+               domains,
+               created_at,
+               updated_at,
+               _raw AS "raw!",
+               _deleted_at AS deleted_at
+        FROM workos.connections
+        WHERE id = ANY($1)
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The next live rows of an environment, in order of their ids.
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    env: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT id
+        FROM workos.connections
+        WHERE _env = $1 AND id > $2 AND _deleted_at IS NULL
+        ORDER BY id
+        LIMIT $3
+        "#,
+        env,
+        after,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Nothing follows a connection in other tables.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn beside(
+    _connection: &mut PgConnection,
+    _rows: &[&Row],
+) -> sqlx::Result<Vec<(String, &'static str)>> {
+    Ok(Vec::new())
+}
+
+/// Writes connections.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<()> {
+    let columns = Columns::of(rows);
+    sqlx::query!(
+        r#"
+        INSERT INTO workos.connections (
+            id, organization_id, connection_type, name, state, status, domains, created_at, updated_at,
+            _env, _raw, _synced_at, _deleted_at
+        )
+        SELECT id, organization_id, connection_type, name, state, status, domains, created_at,
+               updated_at, $1, raw, $2, NULL
+        FROM unnest(
+            $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[],
+            $10::timestamptz[], $11::timestamptz[], $12::jsonb[]
+        ) AS incoming (
+            id, organization_id, connection_type, name, state, status, domains, created_at, updated_at,
+            raw
+        )
+        ORDER BY id
+        ON CONFLICT (id) DO UPDATE
+        SET organization_id = EXCLUDED.organization_id,
+            connection_type = EXCLUDED.connection_type,
+            name = EXCLUDED.name,
+            state = EXCLUDED.state,
+            status = EXCLUDED.status,
+            domains = EXCLUDED.domains,
+            created_at = EXCLUDED.created_at,
+            updated_at = EXCLUDED.updated_at,
+            _env = EXCLUDED._env,
+            _raw = EXCLUDED._raw,
+            _synced_at = EXCLUDED._synced_at,
+            _deleted_at = NULL
+        "#,
+        env,
+        at,
+        &columns.ids as _,
+        &columns.organization_id as _,
+        &columns.connection_type as _,
+        &columns.name as _,
+        &columns.state as _,
+        &columns.status as _,
+        &columns.domains as _,
+        &columns.created_at as _,
+        &columns.updated_at as _,
+        &columns.raw as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks connections as gone; returns those that were not.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    ids: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        UPDATE workos.connections
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE id = ANY($2) AND _deleted_at IS NULL
+        RETURNING id
+        "#,
+        at,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Nothing hangs on a connection.
+#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+pub(super) async fn dependants(
+    _connection: &mut PgConnection,
+    _ids: &[String],
+    _live: bool,
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    Ok(Vec::new())
+}

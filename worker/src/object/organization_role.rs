@@ -1,0 +1,159 @@
+//! Roles that an organization has of its own. Known by the organization and the slug, `org_1/admin`; the slug may be
+//! used again after a deletion. They are rows of the table of roles.
+//!
+//! Source: `GET /authorization/organizations/{organization}/roles/{slug}`, which answers with the role of the
+//! environment where the organization has none of that slug. That is the same as 404.
+
+use chrono::{DateTime, Utc};
+use shared::id::{Kind, ObjectRef};
+use sqlx::PgConnection;
+
+use super::columns::Fields;
+use super::{Answered, Key, Listed, role, segment};
+
+pub(super) use super::role::{PAGED, TABLE, beside, dependants, write};
+pub use super::role::{PERSONAL, Row, UNANNOUNCED};
+
+/// Where WorkOS keeps it.
+pub(super) fn path(key: &str) -> String {
+    let (organization, slug) = parts(key);
+    format!("/authorization/organizations/{}/roles/{}", segment(organization), segment(slug))
+}
+
+/// How all of them are listed: along with the roles of the environment.
+pub(super) const LISTED: Listed = Listed::Under(Kind::Organization, "/authorization/organizations/{}/roles");
+
+/// Lists of those that belong to one other object: none that is read along with it.
+pub(super) const BELONGING: &[(Kind, &str)] = &[];
+
+/// The organization and the slug.
+fn parts(key: &str) -> (&str, &str) {
+    key.split_once('/').unwrap_or((key, ""))
+}
+
+/// What it is known by. The answer does not name the organization: it is the one that was asked about.
+pub(super) fn key(of: Option<&str>, fields: &Fields) -> Key {
+    match (of, fields.get("type").and_then(|of_type| of_type.as_str())) {
+        (_, Some(role::OF_ENVIRONMENT)) => Key::OfAnotherKind,
+        (Some(organization), _) => Key::slug(fields).under(organization),
+        (None, _) => Key::Missing,
+    }
+}
+
+/// Reads an answer.
+pub(super) fn read(key: &str, fields: Fields) -> Answered<Row> {
+    let (organization, _) = parts(key);
+    let mut answered = role::read(key, fields);
+    answered.row.organization_id = Some(organization.to_owned());
+    answered.parents = vec![ObjectRef::new(Kind::Organization, organization)];
+    answered
+}
+
+/// What the mirror has: what lives under the key, or lived last.
+pub(super) async fn load(
+    connection: &mut PgConnection,
+    env: &str,
+    keys: &[String],
+) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        SELECT DISTINCT ON (organization_id || '/' || slug)
+               organization_id || '/' || slug AS "id!",
+               id AS "workos_id?",
+               slug,
+               organization_id,
+               name,
+               description,
+               type AS "role_type?",
+               resource_type_slug,
+               permissions,
+               created_at,
+               updated_at,
+               _raw AS "raw!",
+               _deleted_at AS deleted_at
+        FROM workos.roles
+        WHERE _env = $1 AND organization_id || '/' || slug = ANY($2)
+        ORDER BY organization_id || '/' || slug, _deleted_at DESC NULLS FIRST
+        "#,
+        env,
+        keys
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The next live rows of an environment, in order of their keys.
+pub(super) async fn live(
+    connection: &mut PgConnection,
+    env: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        SELECT organization_id || '/' || slug AS "key!"
+        FROM workos.roles
+        WHERE _env = $1 AND organization_id || '/' || slug > $2 AND _deleted_at IS NULL
+        ORDER BY organization_id || '/' || slug
+        LIMIT $3
+        "#,
+        env,
+        after,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Marks roles as gone; returns those that were not.
+pub(super) async fn bury(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    keys: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        UPDATE workos.roles
+        SET _deleted_at = $2, _synced_at = $2
+        WHERE _env = $1 AND organization_id || '/' || slug = ANY($3) AND _deleted_at IS NULL
+        RETURNING organization_id || '/' || slug AS "key!"
+        "#,
+        env,
+        at,
+        keys
+    )
+    .fetch_all(connection)
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        match value {
+            Value::Object(fields) => fields,
+            other => panic!("not an object: {other}"),
+        }
+    }
+
+    #[test]
+    fn the_role_of_the_environment_is_none_of_the_organization() {
+        let of_environment = fields(json!({"id": "role_1", "slug": "admin", "type": "EnvironmentRole"}));
+        assert_eq!(key(Some("org_1"), &of_environment), Key::OfAnotherKind);
+        let own = fields(json!({"id": "role_2", "slug": "admin", "type": "OrganizationRole"}));
+        assert_eq!(key(Some("org_1"), &own), Key::Is("org_1/admin".to_owned()));
+        let answered = read("org_1/admin", own);
+        assert_eq!(answered.row.organization_id.as_deref(), Some("org_1"));
+        assert_eq!(answered.parents, [ObjectRef::new(Kind::Organization, "org_1")]);
+    }
+
+    #[test]
+    fn both_parts_of_its_key_stay_in_their_places() {
+        assert_eq!(path("org_1/a b/c"), "/authorization/organizations/org_1/roles/a%20b%2Fc");
+    }
+}
