@@ -450,6 +450,14 @@ impl Round<'_> {
         self.objects.get(place)?.as_ref()
     }
 
+    /// The keys that may be used again, and whose last object these deletions end.
+    fn lives_ended(&self, deletions: impl Iterator<Item = usize>) -> HashSet<&ObjectRef> {
+        deletions
+            .filter_map(|place| self.object(place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect()
+    }
+
     /// Takes a fence and looks up what is known, also of earlier attempts.
     async fn look_up(&self, batch: &mut [Delivered], places: &[usize]) -> Result<(i64, Vec<Found>), Trouble> {
         let sync = &self.means.sync;
@@ -487,13 +495,8 @@ impl Round<'_> {
         crash::point("after_look_up");
 
         let standings = self.standings(batch, places, &found, confirm).await?;
-        let lives_ended: HashSet<&ObjectRef> = places
-            .iter()
-            .zip(&standings)
-            .filter(|(_, standing)| **standing == Standing::Deletes)
-            .filter_map(|(place, _)| self.object(*place))
-            .filter(|object| object::reuses_keys(object.kind))
-            .collect();
+        let deletions = places.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Deletes);
+        let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
         self.divert(batch, places, &standings, &mut ended, endings).await?;
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
@@ -540,17 +543,8 @@ impl Round<'_> {
             }
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
-            let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
-                object: object.clone(),
-                deleted: false,
-                ended: None,
-                said: None,
-                known: found.known,
-                events: Vec::new(),
-                members: BTreeMap::new(),
-                ends: Vec::new(),
-                told: None,
-            });
+            let wish =
+                wishes.entry(object.clone()).or_insert_with(|| Wish::asking(object.clone(), found.known));
             if let Some(holder) = &delivered.event.organization_id {
                 sync.workos.found_within(object, holder);
             }

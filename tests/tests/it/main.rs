@@ -28,6 +28,7 @@ mod outage;
 mod privacy;
 mod programs;
 mod records;
+mod reference;
 mod relations;
 mod services;
 mod slugs;

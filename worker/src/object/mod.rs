@@ -179,7 +179,18 @@ pub struct Answered<R> {
 /// Fields of an object that WorkOS documents as secret. They are dropped at the door, from the object
 /// itself and from every object that comes with it; not from the key-value pairs that the application
 /// keeps in `metadata`, which may use the same names.
-const SECRETS: [&str; 5] = ["verification_token", "token", "accept_invitation_url", "code", "secret"];
+const SECRETS: [&str; 9] = [
+    "verification_token",
+    "token",
+    "accept_invitation_url",
+    "code",
+    "secret",
+    "password_reset_token",
+    "password_reset_url",
+    // Of an API key. What is kept of it is its obfuscated value.
+    "value",
+    "client_secret",
+];
 
 /// Replaces the NUL characters that Postgres cannot hold.
 fn replace_nul(value: &mut Value) {
