@@ -39,6 +39,8 @@ pub struct Entry {
     pub directory: Path,
     /// Where the id of the one member stands that it is about, below `data`, and whether that is a member now.
     pub member: Option<(Path, bool)>,
+    /// Which fields beside that id travel along: none that holds personal data.
+    pub tells: &'static [&'static str],
     /// What it says happened; `None` when we do not mirror it.
     pub operation: Option<Operation>,
     /// Whether a webhook can be subscribed to it; otherwise only the Events API tells of it.
@@ -50,9 +52,9 @@ const ID: &[Path] = &[&["id"]];
 /// An organization is its own organization.
 const OWN_ID: Path = &["id"];
 const ORGANIZATION_ID: Path = &["organization_id"];
+const DIRECTORY_ID: Path = &["directory_id"];
 const SLUG: &[Path] = &[&["slug"]];
 const ORGANIZATION_AND_SLUG: &[Path] = &[ORGANIZATION_ID, &["slug"]];
-const DIRECTORY_ID: Path = &["directory_id"];
 
 const WEBHOOK: bool = true;
 const EVENTS_API: bool = false;
@@ -72,6 +74,7 @@ const fn entry(
         organization,
         directory: NONE,
         member: None,
+        tells: &[],
         operation: Some(operation),
         webhook: WEBHOOK,
     }
@@ -86,6 +89,7 @@ const fn ignored(event_type: &'static str, webhook: bool) -> Entry {
         organization: NONE,
         directory: NONE,
         member: None,
+        tells: &[],
         operation: None,
         webhook,
     }
@@ -111,10 +115,46 @@ const fn dsync_membership(event_type: &'static str, is_in: bool) -> Entry {
     }
 }
 
+/// A type about a membership that joins or leaves a group: the groups of that membership are asked for.
+const fn group_membership(event_type: &'static str, is_in: bool) -> Entry {
+    Entry {
+        member: Some((&["group_id"], is_in)),
+        ..entry(
+            event_type,
+            Kind::GroupMembership,
+            &[&["organization_membership_id"]],
+            NONE,
+            Operation::Updated,
+        )
+    }
+}
+
+/// A type about a session: the active sessions of its user are asked for. How one ended, WorkOS says only here.
+const fn session(event_type: &'static str, is_active: bool, tells: &'static [&'static str]) -> Entry {
+    Entry {
+        member: Some((&["id"], is_active)),
+        tells,
+        ..entry(event_type, Kind::Session, &[&["user_id"]], ORGANIZATION_ID, Operation::Updated)
+    }
+}
+
+/// A type about an API key: the keys of its owner are asked for.
+const fn api_key(event_type: &'static str, is_valid: bool, tells: &'static [&'static str]) -> Entry {
+    Entry {
+        member: Some((&["id"], is_valid)),
+        tells,
+        ..entry(event_type, Kind::ApiKey, &[&["owner", "type"], &["owner", "id"]], NONE, Operation::Updated)
+    }
+}
+
+/// What is told of a session that ended: not the address, the browser or who impersonated whom.
+const ENDED_SESSION: &[&str] =
+    &["organization_id", "auth_method", "status", "expires_at", "ended_at", "created_at", "updated_at"];
+
 /// The table.
 pub const ENTRIES: &[Entry] = {
     use Kind::{
-        Connection, Directory, DirectoryGroup, DirectoryUser, FeatureFlag, Invitation, Organization,
+        Connection, Directory, DirectoryGroup, DirectoryUser, FeatureFlag, Group, Invitation, Organization,
         OrganizationDomain, OrganizationMembership, OrganizationRole, Permission, Role, User,
     };
     use Operation::{Created, Deleted, Updated};
@@ -186,16 +226,16 @@ pub const ENTRIES: &[Entry] = {
         dsync_membership("dsync.group.user_added", true),
         dsync_membership("dsync.group.user_removed", false),
         // Groups of memberships, sessions, API keys.
-        ignored("session.created", WEBHOOK),
-        ignored("session.revoked", WEBHOOK),
-        ignored("api_key.created", WEBHOOK),
-        ignored("api_key.updated", WEBHOOK),
-        ignored("api_key.revoked", WEBHOOK),
-        ignored("group.created", WEBHOOK),
-        ignored("group.updated", WEBHOOK),
-        ignored("group.deleted", WEBHOOK),
-        ignored("group.member_added", WEBHOOK),
-        ignored("group.member_removed", WEBHOOK),
+        entry("group.created", Group, ID, ORGANIZATION_ID, Created),
+        entry("group.updated", Group, ID, ORGANIZATION_ID, Updated),
+        entry("group.deleted", Group, ID, ORGANIZATION_ID, Deleted),
+        group_membership("group.member_added", true),
+        group_membership("group.member_removed", false),
+        session("session.created", true, &[]),
+        session("session.revoked", false, ENDED_SESSION),
+        api_key("api_key.created", true, &["updated_at"]),
+        api_key("api_key.updated", true, &["updated_at"]),
+        api_key("api_key.revoked", false, &[]),
         // Nothing of these is mirrored.
         ignored("dsync.token.created", EVENTS_API),
         ignored("dsync.token.revoked", EVENTS_API),

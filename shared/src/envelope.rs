@@ -74,8 +74,14 @@ impl Subject {
         };
         subject.directory_id = named(entry.directory);
         if let Some((path, is_in)) = entry.member {
-            subject.member = named(path).map(|id| Member { id, is_in });
-            // That of the user, which a change of groups does not move.
+            let beside = path.split_last().and_then(|(_, holder)| descend(data, holder));
+            let tell = |field: &&str| {
+                let [value] = members_of(beside, [*field]);
+                name(value).map(|value| ((*field).to_owned(), value))
+            };
+            let tells = entry.tells.iter().filter_map(tell).collect();
+            subject.member = named(path).map(|id| Member { id, is_in, tells });
+            // That of the owner, which a change of its members does not move.
             subject.updated_at = None;
         }
         for path in before.iter().rev() {
@@ -431,6 +437,9 @@ mod tests {
         if let Some((member, _)) = entry.member {
             put(member, "member_1");
         }
+        for field in entry.tells.iter().filter(|field| [**field] != *entry.organization) {
+            put(&[*field], &format!("told_{field}"));
+        }
         for (path, part) in entry.id.iter().zip(id.split('/')) {
             put(path, part);
         }
@@ -485,7 +494,18 @@ mod tests {
             prop_assert_eq!(event.organization_id.as_deref(), expected);
             let expected = (!entry.directory.is_empty()).then_some("directory_1");
             prop_assert_eq!(event.directory_id.as_deref(), expected);
-            let expected = entry.member.map(|(_, is_in)| Member { id: "member_1".to_owned(), is_in });
+            let expected = entry.member.map(|(_, is_in)| Member {
+                id: "member_1".to_owned(),
+                is_in,
+                tells: entry
+                    .tells
+                    .iter()
+                    .map(|field| {
+                        let told = if [*field] == *entry.organization { organization.clone() } else { format!("told_{field}") };
+                        ((*field).to_owned(), told)
+                    })
+                    .collect(),
+            });
             prop_assert_eq!(&event.member, &expected);
             let published = serde_json::to_string(&event).expect("a message");
             prop_assert!(!published.contains(MARKER), "{}", published);

@@ -1,5 +1,7 @@
 //! The message on the wire between ingest and worker: identifiers and times, no personal data.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +84,18 @@ pub struct Member {
     pub id: String,
     /// Whether it is a member now.
     pub is_in: bool,
+    /// Fields of the payload that no later answer will tell, or that tell how new an answer must be. Never personal
+    /// data.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tells: BTreeMap<String, String>,
+}
+
+impl Member {
+    /// Whether its end is told here and nowhere else.
+    #[must_use]
+    pub fn tells_its_end(&self) -> bool {
+        !self.is_in && !self.tells.is_empty()
+    }
 }
 
 impl Event {

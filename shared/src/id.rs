@@ -18,6 +18,22 @@ pub enum Kind {
     OrganizationDomain,
     /// `organization_membership`, ids `om_...`.
     OrganizationMembership,
+    /// `directory`, ids `directory_...`.
+    Directory,
+    /// `directory_user`, ids `directory_user_...`.
+    DirectoryUser,
+    /// `directory_group`, ids `directory_group_...`.
+    DirectoryGroup,
+    /// `directory_group_membership`: the groups of one directory user, by the id of that user.
+    DirectoryGroupMembership,
+    /// `group`, ids `group_...`.
+    Group,
+    /// `group_membership`: the groups of one organization membership, by the id of that.
+    GroupMembership,
+    /// `session`: the sessions of one user, by the id of that user.
+    Session,
+    /// `api_key`: the API keys of one owner, by the owner's kind and id, e.g. `organization/org_01J8...`.
+    ApiKey,
     /// `connection`, ids `conn_...`.
     Connection,
     /// `invitation`, ids `invitation_...`.
@@ -30,33 +46,29 @@ pub enum Kind {
     Permission,
     /// `feature_flag`, known by its slug.
     FeatureFlag,
-    /// `directory`, ids `directory_...`.
-    Directory,
-    /// `directory_user`, ids `directory_user_...`.
-    DirectoryUser,
-    /// `directory_group`, ids `directory_group_...`.
-    DirectoryGroup,
-    /// `directory_group_membership`: the groups of one directory user, by the id of that user.
-    DirectoryGroupMembership,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Organization,
         Self::User,
         Self::OrganizationDomain,
         Self::OrganizationMembership,
+        Self::Directory,
+        Self::DirectoryUser,
+        Self::DirectoryGroup,
+        Self::DirectoryGroupMembership,
+        Self::Group,
+        Self::GroupMembership,
+        Self::Session,
+        Self::ApiKey,
         Self::Connection,
         Self::Invitation,
         Self::Role,
         Self::OrganizationRole,
         Self::Permission,
         Self::FeatureFlag,
-        Self::Directory,
-        Self::DirectoryUser,
-        Self::DirectoryGroup,
-        Self::DirectoryGroupMembership,
     ];
 
     /// The name used in messages, tables, metrics and commands.
@@ -67,16 +79,20 @@ impl Kind {
             Self::User => "user",
             Self::OrganizationDomain => "organization_domain",
             Self::OrganizationMembership => "organization_membership",
+            Self::Directory => "directory",
+            Self::DirectoryUser => "directory_user",
+            Self::DirectoryGroup => "directory_group",
+            Self::DirectoryGroupMembership => "directory_group_membership",
+            Self::Group => "group",
+            Self::GroupMembership => "group_membership",
+            Self::Session => "session",
+            Self::ApiKey => "api_key",
             Self::Connection => "connection",
             Self::Invitation => "invitation",
             Self::Role => "role",
             Self::OrganizationRole => "organization_role",
             Self::Permission => "permission",
             Self::FeatureFlag => "feature_flag",
-            Self::Directory => "directory",
-            Self::DirectoryUser => "directory_user",
-            Self::DirectoryGroup => "directory_group",
-            Self::DirectoryGroupMembership => "directory_group_membership",
         }
     }
 
@@ -84,7 +100,7 @@ impl Kind {
     /// id.
     #[must_use]
     pub const fn is_relation(self) -> bool {
-        matches!(self, Self::DirectoryGroupMembership)
+        matches!(self, Self::DirectoryGroupMembership | Self::GroupMembership | Self::Session | Self::ApiKey)
     }
 }
 

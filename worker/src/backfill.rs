@@ -245,6 +245,7 @@ impl Backfill {
     async fn steps(&self, kind: Kind) -> Result<Option<u64>, Interruption> {
         let counted = match object::listed(kind) {
             Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
+            Listed::Whole(owners) => owners.first().copied().unwrap_or(kind),
             Listed::Everywhere(_) | Listed::Inside(_) => kind,
         };
         let count = || within_time(runs::live_count(&self.sync.database, &self.sync.env, counted.name()));
@@ -347,7 +348,7 @@ impl Visitor for Writing<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) | Listed::Composed(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) | Listed::Whole(_) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.backfill.progress.advance(steps, objects);

@@ -366,7 +366,7 @@ impl Inner {
             Listed::Composed(_, composition) => {
                 self.read_composed(kind, composition, directory, first.life, rhythm).await?
             }
-            Listed::Everywhere(_) | Listed::Inside(_) => 0,
+            Listed::Everywhere(_) | Listed::Inside(_) | Listed::Whole(_) => 0,
         };
         self.patience.postgres(|| self.record(&list, first)).await?;
         tracing::info!(object.id = directory, objects, "listed the {} of a directory", object::table(kind));
@@ -484,7 +484,7 @@ impl Inner {
     async fn pages(&self, directory: &str, kind: Kind) -> Result<u64, Trouble> {
         let (counted, a_request) = match object::listed(kind) {
             Listed::Composed(_, composition) => (composition.groups.0, 1),
-            Listed::Everywhere(_) | Listed::Under(..) | Listed::Inside(_) => (kind, 100),
+            Listed::Everywhere(_) | Listed::Under(..) | Listed::Inside(_) | Listed::Whole(_) => (kind, 100),
         };
         within_time(async {
             let mut connection = self.sync.database.acquire().await?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use shared::event::Event;
+use shared::event::{Event, Member};
 
 use crate::failure::Failure;
 use crate::guard::{DeletedBy, Known, Life};
@@ -86,7 +86,13 @@ pub fn standing(
         Some(DeletedBy::Event) => true,
         Some(DeletedBy::Answer | DeletedBy::Cascade) => false,
     };
-    if covered && !stale { Standing::Ends(Outcome::Superseded, COVERED) } else { Standing::Asks }
+    // How a member ended, the event itself tells and no answer does.
+    let tells_an_end = event.member.as_ref().is_some_and(Member::tells_its_end);
+    if covered && !stale && !tells_an_end {
+        Standing::Ends(Outcome::Superseded, COVERED)
+    } else {
+        Standing::Asks
+    }
 }
 
 /// What a deletion means for a key that may be used again: it ends the life that had the key by then.

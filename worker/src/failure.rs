@@ -52,6 +52,8 @@ pub enum Failure {
     Crash,
     /// Many objects of its directory wait, so their list is read: it comes again after this long.
     AwaitsList(Duration),
+    /// WorkOS has no way to ask for it: within what it is kept is not known, or its list is refused.
+    CannotAsk(&'static str),
     /// A kind of object that only a later version knows: a copy of that version will carry it out.
     LaterVersion,
 }
@@ -99,7 +101,7 @@ const WORLD_STEPS: u32 = 6;
 
 impl Failure {
     /// The name of every class.
-    pub const CLASSES: [&str; 16] = [
+    pub const CLASSES: [&str; 17] = [
         "rate_limited",
         "server_fault",
         "unreachable",
@@ -115,6 +117,7 @@ impl Failure {
         "malformed",
         "crash",
         "awaits_list",
+        "cannot_ask",
         "later_version",
     ];
 
@@ -138,6 +141,7 @@ impl Failure {
             Self::Malformed => "malformed",
             Self::Crash => "crash",
             Self::AwaitsList(_) => "awaits_list",
+            Self::CannotAsk(_) => "cannot_ask",
             Self::LaterVersion => "later_version",
         }
     }
@@ -150,6 +154,7 @@ impl Failure {
             Self::Outage(failure) => failure.reason(),
             Self::ParentWaits(parent) => format!("parent_waits {parent}"),
             Self::RowRefused(detail) => format!("row_refused {detail}"),
+            Self::CannotAsk(why) => format!("cannot_ask {why}"),
             other => other.class().to_owned(),
         }
     }
@@ -175,6 +180,7 @@ impl Failure {
             | Self::StaleRead
             | Self::RowRefused(_)
             | Self::Malformed
+            | Self::CannotAsk(_)
             | Self::Crash => Blame::Event,
         }
     }
@@ -200,6 +206,7 @@ impl Failure {
             | Self::DatabaseUnavailable
             | Self::Malformed
             | Self::AwaitsList(_)
+            | Self::CannotAsk(_)
             | Self::LaterVersion => false,
         }
     }
@@ -240,6 +247,7 @@ impl Failure {
             | Self::NotUnderstood
             | Self::RowRefused(_)
             | Self::Malformed
+            | Self::CannotAsk(_)
             | Self::Crash => again(attempt),
         }
     }
@@ -269,6 +277,7 @@ impl fmt::Display for Failure {
             Self::Malformed => f.write_str("it holds no event, or names no object"),
             Self::Crash => f.write_str("the worker died each time it tried"),
             Self::AwaitsList(_) => f.write_str("the list of its directory is read"),
+            Self::CannotAsk(_) => f.write_str("WorkOS cannot be asked for it"),
             Self::LaterVersion => f.write_str("a later version of the worker must carry it out"),
         }
     }
@@ -283,7 +292,7 @@ mod tests {
     const RETRIES: Retries = Retries { attempts: 12, schedule: Schedule::REDELIVERY };
 
     /// One of each class, in the order of `CLASSES`.
-    fn one_of_each() -> [Failure; 16] {
+    fn one_of_each() -> [Failure; 17] {
         [
             Failure::RateLimited { retry_after: None },
             Failure::ServerFault { status: 500 },
@@ -300,6 +309,7 @@ mod tests {
             Failure::Malformed,
             Failure::Crash,
             Failure::AwaitsList(Duration::ZERO),
+            Failure::CannotAsk("not_listed"),
             Failure::LaterVersion,
         ]
     }

@@ -306,6 +306,7 @@ impl Shared {
 
         // Both at once: somebody waits.
         let asked = std::slice::from_ref(object);
+        sync.place(asked).await?;
         let (replies, belonging) =
             tokio::join!(sync.workos.ask(asked, sync.lane), relations::wishes_for(sync, object));
         let own = match replies.into_iter().next() {
@@ -314,6 +315,9 @@ impl Shared {
             }
             // Asked once more along with what its absence means.
             Some(Reply { answer: Ok(Answer::NotFound), .. }) | None => Wish::asking(object.clone(), known),
+            Some(Reply { answer: Err(Failure::CannotAsk(why)), .. }) => {
+                return Ok(Ending::Ends(Outcome::Ignored, Some(why)));
+            }
             Some(Reply { answer: Err(failure), .. }) => return Ok(Ending::Fails(failure)),
         };
         let (belonging, failed) = match belonging {

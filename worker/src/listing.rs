@@ -60,6 +60,7 @@ pub async fn page(
     for item in &answered.items {
         match object::read_item(kind, of, item) {
             Ok(mut records) => {
+                workos.remember(&records);
                 let embedded = records.split_off(1);
                 page.told.extend(records.pop().map(|record| Told { record, embedded }));
             }
@@ -147,6 +148,7 @@ pub fn again(failure: &Failure, attempt: u32, failing_for: Duration, limit: Dura
         | Failure::Malformed
         | Failure::Crash
         | Failure::AwaitsList(_)
+        | Failure::CannotAsk(_)
         | Failure::LaterVersion => None,
     }
 }
@@ -242,6 +244,7 @@ pub fn interruption(failure: &Failure) -> Option<Interruption> {
         | Failure::Malformed
         | Failure::Crash
         | Failure::AwaitsList(_)
+        | Failure::CannotAsk(_)
         | Failure::LaterVersion => None,
     }
 }

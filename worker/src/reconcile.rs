@@ -10,8 +10,8 @@ use shared::id::ObjectRef;
 use crate::guard::{self, Known, Question};
 use crate::listing::{self, Interruption, Patience};
 use crate::outcome::Outcome;
-use crate::relations;
 use crate::sync::{Ending, Sync, Told, Wish, within_time};
+use crate::{object, relations};
 
 /// Objects that are asked for in one transaction.
 const AT_ONCE: usize = 100;
@@ -188,5 +188,11 @@ pub async fn with_relations(
         }
     }
     objects.extend(settle(sync, patience, open).await?);
+    let relations = objects
+        .iter()
+        .filter(|(_, settled)| !matches!(settled, Settled::Agrees(Outcome::Deleted) | Settled::Failed(_)))
+        .flat_map(|(object, _)| object::relations_of(object))
+        .collect();
+    objects.extend(settle(sync, patience, relations).await?);
     Ok(objects)
 }

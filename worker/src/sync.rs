@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use shared::clock;
-use shared::event::Event;
+use shared::event::{Event, Member};
 use shared::id::{Kind, ObjectRef};
 use sqlx::{PgConnection, PgPool};
 
@@ -42,7 +42,9 @@ pub struct Wish {
     pub events: Vec<usize>,
     /// What events told of single members of the relation that it is, the last word on each: an answer that differs is
     /// asked again.
-    pub members: BTreeMap<String, bool>,
+    pub members: BTreeMap<String, Member>,
+    /// How members of it ended, which only events tell.
+    pub ends: Vec<Member>,
     /// What a list told of it after the fence was taken: then it is not asked for.
     pub told: Option<Told>,
 }
@@ -59,6 +61,7 @@ impl Wish {
             known,
             events: Vec::new(),
             members: BTreeMap::new(),
+            ends: Vec::new(),
             told: None,
         }
     }
@@ -167,7 +170,9 @@ struct Entry {
     /// The newest `updated_at` that an event told of it.
     said: Option<DateTime<Utc>>,
     /// What events told of single members.
-    members: BTreeMap<String, bool>,
+    members: BTreeMap<String, Member>,
+    /// How members ended.
+    ends: Vec<Member>,
     /// Why its events must come again although it was answered, if they must; its answer then settles no
     /// later event either.
     held_back: Option<Failure>,
@@ -186,6 +191,7 @@ impl Entry {
             verdict: Verdict::Wait(Failure::Unreachable),
             said: None,
             members: BTreeMap::new(),
+            ends: Vec::new(),
             held_back: None,
             ended: None,
             known,
@@ -262,8 +268,9 @@ impl Sync {
                 frontier.push(entry.object.clone());
             }
             entry.said = wish.said;
-            entry.ended = wish.ended;
             entry.members = wish.members;
+            entry.ends = wish.ends;
+            entry.ended = wish.ended;
             entry.events = wish.events;
             entries.insert(entry.object.clone(), entry);
         }
@@ -272,6 +279,7 @@ impl Sync {
             let mut parents: HashSet<ObjectRef> = HashSet::new();
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
+            self.place(&frontier).await?;
             let answered = self.workos.ask(&frontier, self.lane).await;
             for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
@@ -281,8 +289,14 @@ impl Sync {
                 {
                     entry.verdict = Verdict::Wait(Failure::StaleRead);
                 }
-                if let Verdict::Present(record) = &entry.verdict {
-                    parents.extend(record.parents.iter().cloned());
+                if let Verdict::Present(record) = &mut entry.verdict {
+                    record.row.hear(&entry.ends);
+                    // What came along need not be asked for.
+                    let came =
+                        |parent: &&ObjectRef| reply.embedded.iter().all(|came| came.object != **parent);
+                    let all =
+                        record.parents.iter().chain(reply.embedded.iter().flat_map(|came| &came.parents));
+                    parents.extend(all.filter(came).cloned());
                     if record.object.kind == Kind::Organization {
                         let listed = reply.embedded.iter().map(|record| record.object.clone()).collect();
                         organizations.push((record.object.clone(), listed));
@@ -293,6 +307,7 @@ impl Sync {
                     embedded.extend(reply.embedded);
                 }
             }
+            self.doubt(&mut entries, now).await?;
             let suspects = self.suspects(&organizations).await?;
             let fallen = self.fallen(&revived).await?;
             frontier = self.next_questions(&mut entries, parents, &suspects, fallen).await?;
@@ -302,6 +317,54 @@ impl Sync {
         hold_back_suspicious(&mut entries, &suspicions);
         wait_for_parents(&mut entries);
         Ok(entries.into_values().collect())
+    }
+
+    /// Looks up within which objects WorkOS keeps these, where that must be known to ask for them.
+    pub async fn place(&self, objects: &[ObjectRef]) -> Result<(), Trouble> {
+        let unplaced = self.workos.unplaced(objects);
+        if unplaced.is_empty() {
+            return Ok(());
+        }
+        let look = async {
+            let mut connection = self.database.acquire().await?;
+            kinds::load(&mut connection, &self.env, &unplaced).await
+        };
+        for (object, row) in within_time(look).await? {
+            if let Some(holder) = row.holder() {
+                self.workos.found_within(&object, holder);
+            }
+        }
+        Ok(())
+    }
+
+    /// Relations whose answer lacks a member that the mirror has, and no event says why, are asked for again, as long as
+    /// what events said of them is weighed at all.
+    async fn doubt(
+        &self,
+        entries: &mut BTreeMap<ObjectRef, Entry>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let rows: Vec<&Row> = entries
+            .values()
+            .filter(|entry| !entry.members.is_empty())
+            .filter_map(|entry| match &entry.verdict {
+                Verdict::Present(record) => Some(&record.row),
+                _ => None,
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let look = async {
+            let mut connection = self.database.acquire().await?;
+            kinds::lacking(&mut connection, now, &rows).await
+        };
+        for relation in within_time(look).await? {
+            if let Some(entry) = entries.get_mut(&relation) {
+                entry.verdict = Verdict::Wait(Failure::StaleRead);
+            }
+        }
+        Ok(())
     }
 
     /// What must be asked besides: parents that the mirror lacks, suspects, and what fell with a parent that
@@ -533,6 +596,7 @@ impl Sync {
         let mut endings = BTreeMap::new();
         for entry in entries {
             let ending = match (&entry.verdict, result.remove(&entry.object)) {
+                (Verdict::Wait(Failure::CannotAsk(why)), _) => Ending::Ends(Outcome::Ignored, Some(why)),
                 (Verdict::Wait(failure), _) => Ending::Fails(failure.clone()),
                 (_, Some(Ending::Ends(..))) if let Some(failure) = &entry.held_back => {
                     Ending::Fails(failure.clone())

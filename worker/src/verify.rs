@@ -6,7 +6,7 @@
 mod schedule;
 mod seen;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use shared::clock;
 use shared::id::{Kind, ObjectRef};
 
 use crate::environment;
+use crate::failure::Failure;
 use crate::guard::{self, DeletedBy, Known};
 use crate::listing::{self, Interruption, Patience};
 use crate::object::{self, Listed, Record, Row};
@@ -242,6 +243,7 @@ impl Comparison<'_> {
         let Verify { sync, patience, progress, .. } = self.verify;
         let counted = match object::listed(walk.kind) {
             Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
+            Listed::Whole(owners) => owners.first().copied().unwrap_or(walk.kind),
             Listed::Everywhere(_) | Listed::Inside(_) => walk.kind,
         };
         let count = || within_time(runs::live_count(&sync.database, &sync.env, counted.name()));
@@ -373,6 +375,7 @@ impl Comparison<'_> {
                 let fence =
                     |known: &HashMap<ObjectRef, Known>| known.get(object).map_or(0, |known| known.fence);
                 let suspicion = differs(record, rows.get(object), beside)
+                    .filter(|_| said.contains_key(object))
                     .filter(|(what, _)| *what != What::Missing || !lately_deleted(after.get(object)));
                 let look =
                     Look { suspicion, moved: fence(&before) != fence(&after), present: record.is_some() };
@@ -385,17 +388,24 @@ impl Comparison<'_> {
     async fn ask(&self, objects: &[ObjectRef]) -> Result<HashMap<ObjectRef, Option<Record>>, Interruption> {
         let Verify { sync, patience, .. } = self.verify;
         let mut said = HashMap::with_capacity(objects.len());
+        let mut left_out = HashSet::new();
         let mut open = objects.to_vec();
         let mut attempts = patience.attempts();
         while !open.is_empty() {
             let mut failed = None;
             open.clear();
-            let left: Vec<ObjectRef> =
-                objects.iter().filter(|object| !said.contains_key(*object)).cloned().collect();
+            let left: Vec<ObjectRef> = objects
+                .iter()
+                .filter(|object| !said.contains_key(*object) && !left_out.contains(*object))
+                .cloned()
+                .collect();
+            patience.postgres(|| sync.place(&left)).await?;
             for reply in sync.workos.ask(&left, sync.lane).await {
                 match reply.answer {
                     Ok(Answer::Found(record)) => drop(said.insert(reply.object, Some(*record))),
                     Ok(Answer::NotFound) => drop(said.insert(reply.object, None)),
+                    // Nothing can be said of it.
+                    Err(Failure::CannotAsk(_)) => drop(left_out.insert(reply.object)),
                     Err(failure) => {
                         failed = Some((reply.object.clone(), failure));
                         open.push(reply.object);
@@ -508,7 +518,7 @@ impl Visitor for Reading<'_> {
 
     fn came(&self, ended: u64, objects: u64) {
         let steps = match object::listed(self.walk.kind) {
-            Listed::Under(..) | Listed::Composed(..) => ended,
+            Listed::Under(..) | Listed::Composed(..) | Listed::Whole(_) => ended,
             Listed::Everywhere(_) | Listed::Inside(_) => objects,
         };
         self.comparison.verify.progress.advance(steps, objects);

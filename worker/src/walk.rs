@@ -7,14 +7,15 @@ use futures_util::StreamExt as _;
 use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
-use shared::id::Kind;
+use shared::id::{Kind, ObjectRef};
 
 use crate::burst::Pace;
+use crate::failure::Failure;
 use crate::listing::{self, Interruption, Page, Patience};
 use crate::object::{self, Listed};
 use crate::sync::Told;
 use crate::whole;
-use crate::workos::{Lane, WorkOs};
+use crate::workos::{Answer, Lane, WorkOs};
 
 /// Objects of a page that are taken at a time.
 const MOST: usize = 200;
@@ -68,15 +69,13 @@ pub struct Walk {
 pub fn plan(only: &[Kind]) -> Vec<Walk> {
     let mut wanted = only.to_vec();
     for kind in Kind::ALL.into_iter().rev() {
-        if let Listed::Under(parent, _) | Listed::Composed(parent, _) = object::listed(kind)
-            && wanted.contains(&kind)
-        {
-            wanted.push(parent);
+        if wanted.contains(&kind) {
+            wanted.extend(object::listed(kind).parents());
         }
     }
     let source = |kind: Kind| match object::listed(kind) {
         Listed::Inside(parent) => parent,
-        Listed::Everywhere(_) | Listed::Under(..) | Listed::Composed(..) => kind,
+        Listed::Everywhere(_) | Listed::Under(..) | Listed::Composed(..) | Listed::Whole(_) => kind,
     };
     Kind::ALL
         .into_iter()
@@ -245,10 +244,30 @@ impl<V: Visitor> Walker<'_, V> {
             Listed::Under(parent, _) | Listed::Composed(parent, _) => {
                 self.visitor.parents(parent, begun.unwrap_or_default()).await
             }
+            Listed::Whole(owners) => self.next_owners(owners, begun).await,
             // One list, begun or not.
             Listed::Everywhere(_) | Listed::Inside(_) if begun.is_some() => Ok(Vec::new()),
             Listed::Everywhere(_) | Listed::Inside(_) => Ok(vec![String::new()]),
         }
+    }
+
+    /// Whose relations come next: those of one kind of owners, then those of the next.
+    async fn next_owners(&self, owners: &[Kind], begun: Option<&str>) -> Result<Vec<String>, Interruption> {
+        let name = |owner: Kind, id: &str| object::relation_of(self.kind, owner, id).id;
+        for owner in owners {
+            let before = name(*owner, "");
+            let begun = begun.unwrap_or_default();
+            let after = match begun.strip_prefix(&before) {
+                Some(after) => after,
+                None if begun > before.as_str() => continue,
+                None => "",
+            };
+            let next = self.visitor.parents(*owner, after).await?;
+            if !next.is_empty() {
+                return Ok(next.iter().map(|id| name(*owner, id)).collect());
+            }
+        }
+        Ok(Vec::new())
     }
 
     fn list(&self, of: String, cursor: Option<String>) -> List {
@@ -256,7 +275,7 @@ impl<V: Visitor> Walker<'_, V> {
             Listed::Everywhere(path) => path.to_owned(),
             Listed::Under(_, path) => object::list_under(path, &of),
             // Walked is what brings it, or asked for is what it is composed of.
-            Listed::Inside(_) | Listed::Composed(..) => String::new(),
+            Listed::Inside(_) | Listed::Composed(..) | Listed::Whole(_) => String::new(),
         };
         List { of, path, resumed: cursor.is_some(), taken: cursor, ahead: None }
     }
@@ -333,12 +352,14 @@ impl<V: Visitor> Walker<'_, V> {
             let page = composing.compose(&list.of, &mut Pace::default()).await?;
             return Ok(Asked { fence, page });
         }
+        let is_whole = matches!(object::listed(self.kind), Listed::Whole(_));
         let mut attempts = self.patience.attempts();
         let of = Some(list.of.as_str()).filter(|of| !of.is_empty());
         loop {
             let fence = self.visitor.leaving().await?;
             let page = tokio::select! {
-                page = listing::page(self.workos, self.kind, of, &list.path, after, Lane::Backfill) => page,
+                page = self.whole(&list.of), if is_whole => page,
+                page = listing::page(self.workos, self.kind, of, &list.path, after, Lane::Backfill), if !is_whole => page,
                 () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
             };
             let failure = match page {
@@ -349,6 +370,20 @@ impl<V: Visitor> Walker<'_, V> {
                 return Err(listing::interruption(&failure)
                     .unwrap_or_else(|| Interruption::Unreadable(self.name(list), failure.reason())));
             }
+        }
+    }
+
+    /// Asks for a relation; `None` when its owner is gone, or WorkOS does not list it.
+    async fn whole(&self, owner: &str) -> Result<Option<Page>, Failure> {
+        let relation = ObjectRef::new(self.kind, owner);
+        let Some(reply) = self.workos.ask(&[relation], Lane::Backfill).await.pop() else { return Ok(None) };
+        match reply.answer {
+            Ok(Answer::Found(record)) => {
+                let told = Told { record: *record, embedded: reply.embedded };
+                Ok(Some(Page { told: vec![told], unreadable: 0, after: None }))
+            }
+            Ok(Answer::NotFound) | Err(Failure::CannotAsk(_)) => Ok(None),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -373,7 +408,7 @@ mod tests {
         brought.sort_unstable();
         assert_eq!(brought, Kind::ALL);
         for (place, walk) in walks.iter().enumerate() {
-            if let Listed::Under(parent, _) = object::listed(walk.kind) {
+            for parent in object::listed(walk.kind).parents() {
                 assert!(walks[..place].iter().any(|earlier| earlier.brings.contains(&parent)));
             }
         }

@@ -37,6 +37,7 @@ impl Composing<'_> {
         rhythm.expect(groups.len());
         for group in groups {
             let path = object::list_under(self.composition.members, &group);
+            let path = object::list_within(&path, holder);
             // Not there any more: nobody is in it.
             for owner in self.ids(self.kind, &path, rhythm).await?.unwrap_or_default() {
                 relations.entry(owner).or_default().insert(group.clone());
@@ -44,7 +45,7 @@ impl Composing<'_> {
         }
         let told = relations
             .into_iter()
-            .filter_map(|(owner, groups)| object::whole(&ObjectRef::new(self.kind, owner), groups))
+            .filter_map(|(owner, groups)| object::composed(&ObjectRef::new(self.kind, owner), groups))
             .map(|record| Told { record, embedded: Vec::new() })
             .collect();
         Ok(Some(Page { told, unreadable: 0, after: None }))

@@ -57,6 +57,16 @@ impl<'a> Candidates<'a> {
 }
 
 impl State {
+    /// The first of these objects, whose list is wanted, that is not there.
+    fn missing<'a>(&self, whose: &'a str, now: DateTime<Utc>) -> Option<&'a str> {
+        let is_there = |id: &str| {
+            Kind::ALL
+                .into_iter()
+                .any(|kind| self.is_alive(kind, id) || self.store.lingering(kind, id, now).is_some())
+        };
+        whose.split('/').find(|id| !is_there(id))
+    }
+
     /// `GET` of the list of a kind.
     pub(super) fn list(&mut self, kind: Kind, query: &Query, now: DateTime<Utc>) -> Result<Bytes, Reply> {
         let as_of = if chance(self.knobs.stale_list, &mut self.rng) {
@@ -70,6 +80,10 @@ impl State {
         if let Some(whole) = object::of(kind).whole(store.view(as_of), query.whose()) {
             return whole.map(|items| Bytes::from(json!({"object": "list", "data": items}).to_string()));
         }
+        if let Some(missing) = query.whose().and_then(|whose| self.missing(whose, now)) {
+            return Err(Reply::message(404, &format!("Not found: '{missing}'.")));
+        }
+        let store = &self.store;
         let selection = object::of(kind).select(query)?;
         let paging = Paging::parse(query)?;
         let candidates = Candidates::of(store, kind, selection.of.as_deref());

@@ -9,6 +9,7 @@
 //! `answer` is what leaves. `control` does over HTTP what [`Sim`] does by calls, `requests` counts.
 
 mod answer;
+mod api_key;
 mod connection;
 mod control;
 mod directory;
@@ -18,6 +19,8 @@ mod directory_user;
 mod events;
 mod faults;
 mod feature_flag;
+mod group;
+mod group_membership;
 mod invitation;
 mod knobs;
 mod limiter;
@@ -36,6 +39,7 @@ mod requests;
 mod rest;
 mod role;
 mod server;
+mod session;
 mod state;
 mod store;
 #[cfg(test)]

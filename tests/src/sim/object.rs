@@ -5,12 +5,15 @@ use serde_json::{Map, Value};
 use shared::id::Kind;
 
 use super::answer::Reply;
+use super::api_key::ApiKey;
 use super::connection::Connection;
 use super::directory::Directory;
 use super::directory_group::DirectoryGroup;
 use super::directory_group_membership::DirectoryGroupMembership;
 use super::directory_user::DirectoryUser;
 use super::feature_flag::FeatureFlag;
+use super::group::Group;
+use super::group_membership::GroupMembership;
 use super::invitation::Invitation;
 use super::organization::Organization;
 use super::organization_domain::OrganizationDomain;
@@ -19,6 +22,7 @@ use super::organization_role::OrganizationRole;
 use super::permission::Permission;
 use super::query::Query;
 use super::role::Role;
+use super::session::Session;
 use super::store::View;
 use super::user::User;
 
@@ -39,6 +43,11 @@ pub(super) trait Object: Sync {
     /// The list, if there is one, is at this path; GET-one at this path, `/` and the id. `{}` stands for the id of
     /// the object that it is found under.
     fn path(&self) -> &'static str;
+
+    /// Other paths at which some of them are listed. What a path names with several `{}` has `/` between them.
+    fn also_listed(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// What an object says it is, in `object`.
     fn name(&self) -> &'static str {
@@ -131,16 +140,20 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::User => &User,
         Kind::OrganizationDomain => &OrganizationDomain,
         Kind::OrganizationMembership => &OrganizationMembership,
+        Kind::Directory => &Directory,
+        Kind::DirectoryUser => &DirectoryUser,
+        Kind::DirectoryGroup => &DirectoryGroup,
+        Kind::DirectoryGroupMembership => &DirectoryGroupMembership,
+        Kind::Group => &Group,
+        Kind::GroupMembership => &GroupMembership,
+        Kind::Session => &Session,
+        Kind::ApiKey => &ApiKey,
         Kind::Connection => &Connection,
         Kind::Invitation => &Invitation,
         Kind::Role => &Role,
         Kind::OrganizationRole => &OrganizationRole,
         Kind::Permission => &Permission,
         Kind::FeatureFlag => &FeatureFlag,
-        Kind::Directory => &Directory,
-        Kind::DirectoryUser => &DirectoryUser,
-        Kind::DirectoryGroup => &DirectoryGroup,
-        Kind::DirectoryGroupMembership => &DirectoryGroupMembership,
     }
 }
 

@@ -27,8 +27,23 @@ impl Object for OrganizationMembership {
         "/user_management/organization_memberships"
     }
 
-    /// There is no list of everything: it is of one user or of one organization.
+    fn also_listed(&self) -> &'static [&'static str] {
+        &["/organizations/{}/groups/{}/organization-memberships"]
+    }
+
+    /// There is no list of everything: it is of one user, of one organization or of one group.
     fn select(&self, query: &Query) -> Result<Selection, Reply> {
+        if let Some((_, group)) = query.whose().and_then(|whose| whose.split_once('/')) {
+            let group = group.to_owned();
+            return Ok(Selection {
+                of: None,
+                accept: Box::new(move |view, membership| {
+                    let id = text(membership, "id");
+                    view.children(&group, Kind::GroupMembership)
+                        .any(|member| text(member, "organization_membership_id") == id)
+                }),
+            });
+        }
         let user = query.get("user_id").map(str::to_owned);
         let organization = query.get("organization_id").map(str::to_owned);
         let statuses = query.words("statuses").unwrap_or_else(|| vec!["active".to_owned()]);

@@ -171,20 +171,31 @@ pub(super) fn route(path: &str) -> (Route, Option<String>) {
         path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     for kind in Kind::ALL {
         let object = object::of(kind);
-        let template: Vec<&str> = object.path().split('/').collect();
-        let Some((beginning, rest)) = segments.split_at_checked(template.len()) else { continue };
-        if !template.iter().zip(beginning).all(|(wanted, segment)| *wanted == "{}" || wanted == segment) {
-            continue;
-        }
-        let of = template.iter().zip(beginning).find(|(wanted, _)| **wanted == "{}");
-        let of = of.map(|(_, segment)| segment.as_str());
-        match rest {
-            [] => return (Route::List(kind), of.map(str::to_owned)),
-            [id] if !id.is_empty() => return (Route::Get(kind), Some(object.found_by(of, id))),
-            _ => {}
+        for (place, path) in std::iter::once(&object.path()).chain(object.also_listed()).enumerate() {
+            let Some((of, rest)) = under(path, &segments) else { continue };
+            match rest {
+                [] => return (Route::List(kind), of),
+                [id] if !id.is_empty() && place == 0 => {
+                    return (Route::Get(kind), Some(object.found_by(of.as_deref(), id)));
+                }
+                _ => {}
+            }
         }
     }
     (Route::Unknown, None)
+}
+
+/// What the `{}` of a path stand for in a request, and what of the request is behind it.
+fn under<'a>(path: &str, segments: &'a [String]) -> Option<(Option<String>, &'a [String])> {
+    let template: Vec<&str> = path.split('/').collect();
+    let (beginning, rest) = segments.split_at_checked(template.len())?;
+    let pairs = || template.iter().zip(beginning);
+    if !pairs().all(|(wanted, segment)| *wanted == "{}" || wanted == segment) {
+        return None;
+    }
+    let of: Vec<&str> =
+        pairs().filter(|(wanted, _)| **wanted == "{}").map(|(_, segment)| segment.as_str()).collect();
+    Some(((!of.is_empty()).then(|| of.join("/")), rest))
 }
 
 #[cfg(test)]

@@ -34,15 +34,19 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::User => "users",
         Kind::OrganizationDomain => "organization_domains",
         Kind::OrganizationMembership => "organization_memberships",
+        Kind::Directory => "directories",
+        Kind::DirectoryUser => "directory_users",
+        Kind::DirectoryGroup => "directory_groups",
+        Kind::DirectoryGroupMembership => "directory_group_memberships",
+        Kind::Group => "groups",
+        Kind::GroupMembership => "group_memberships",
+        Kind::Session => "sessions",
+        Kind::ApiKey => "api_keys",
         Kind::Connection => "connections",
         Kind::Invitation => "invitations",
         Kind::Role | Kind::OrganizationRole => "roles",
         Kind::Permission => "permissions",
         Kind::FeatureFlag => "feature_flags",
-        Kind::Directory => "directories",
-        Kind::DirectoryUser => "directory_users",
-        Kind::DirectoryGroup => "directory_groups",
-        Kind::DirectoryGroupMembership => "directory_group_memberships",
     }
 }
 
@@ -61,6 +65,8 @@ fn is_of(kind: Kind, row: &Value) -> bool {
     match kind {
         Kind::Role => row["organization_id"].is_null(),
         Kind::OrganizationRole => !row["organization_id"].is_null(),
+        // How others ended stands in events alone.
+        Kind::Session => row["status"] == "active",
         _ => true,
     }
 }
@@ -89,8 +95,16 @@ fn said(kind: Kind, column: &str, object: &Value) -> Value {
                 object["role"]["slug"].as_str().map_or(Value::Null, |slug| Value::from([slug].as_slice()))
             }
         },
+        (Kind::ApiKey, "organization_id") => owner(object, "organization"),
+        (Kind::ApiKey, "user_id") => owner(object, "user"),
         _ => object[column].clone(),
     }
+}
+
+/// The id of an owner that is of this type.
+fn owner(object: &Value, of_type: &str) -> Value {
+    let owner = &object["owner"];
+    if owner["type"] == of_type { owner["id"].clone() } else { Value::Null }
 }
 
 /// The columns of a profile that follow its user, and the user's fields.
@@ -125,7 +139,8 @@ impl Mirror {
             let table = table(kind);
             let mut rows = live_rows(pool, table, env).await?;
             rows.retain(|_, row| is_of(kind, row));
-            let objects = by_id(objects(sim, kind));
+            let mut objects = by_id(objects(sim, kind));
+            objects.retain(|_, object| kind != Kind::Session || object["status"] == "active");
             differences.extend(one_sided(table, &rows, &objects));
             for (id, object) in &objects {
                 let Some(row) = rows.get(id) else { continue };
@@ -188,9 +203,11 @@ fn by_id(objects: Vec<Value>) -> BTreeMap<String, Value> {
 
 /// What names it on both sides: its id, or those of the two that belong together.
 fn key(object: &Value) -> String {
-    let pair = (object["directory_group_id"].as_str(), object["directory_user_id"].as_str());
-    match pair {
-        (Some(group), Some(user)) => format!("{group}/{user}"),
+    let id = |field: &str| object[field].as_str();
+    let group = id("directory_group_id").or(id("group_id"));
+    let member = id("directory_user_id").or(id("organization_membership_id"));
+    match (group, member) {
+        (Some(group), Some(member)) => format!("{group}/{member}"),
         _ => object["id"].as_str().unwrap_or_default().to_owned(),
     }
 }

@@ -30,6 +30,7 @@ mod privacy;
 mod programs;
 mod records;
 mod reference;
+mod relations;
 mod services;
 mod slugs;
 mod sync_one;

@@ -12,6 +12,7 @@ use crate::config::CommandConfig;
 use crate::ledger::{self, Changed};
 use crate::listing::{Interruption, Patience};
 use crate::metrics::Metrics;
+use crate::object;
 use crate::outcome::Outcome;
 use crate::reconcile::{self, Settled};
 use crate::sync::{Purpose, Sync, within_time};
@@ -69,6 +70,14 @@ async fn carry_out(sync: &Sync, patience: &Patience, object: &ObjectRef) -> Resu
         .collect();
     for (object, reason) in &failed {
         eprintln!("{object} could not be made to agree ({reason})");
+    }
+    if matches!(itself, Some(Settled::Agrees(Outcome::Ignored))) {
+        eprintln!(
+            "WorkOS cannot be asked for {object}: it is kept within another object that the mirror does not know, or is \
+             not listed; try `worker backfill --only {}`",
+            object::table(object.kind)
+        );
+        return Ok(Exit::No);
     }
     if !mirrored
         && matches!(itself, Some(Settled::Agrees(Outcome::Deleted | Outcome::Unchanged)))

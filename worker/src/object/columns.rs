@@ -150,7 +150,7 @@ macro_rules! columns {
     // What cannot be a field of a row by its own name: `id` is what the guard knows it by, `type` a word of Rust.
     (@name workos_id) => { "id" };
     (@name role_type) => { "type" };
-    (@name $name:ident) => { stringify!($name) };
+    (@name $name:ident) => { $crate::object::columns::bare(stringify!($name)) };
     (@personal $name:ident personal) => { $crate::object::columns::columns!(@name $name) };
     (@personal $name:ident $other:ident) => { "" };
     (@unannounced $name:ident unannounced) => { $crate::object::columns::columns!(@name $name) };
@@ -177,24 +177,27 @@ macro_rules! columns {
         }
 
         impl Row {
-            /// No relation.
-            #[must_use]
-            pub const fn members(&self) -> Option<&std::collections::BTreeSet<String>> {
-                None
-            }
-
             /// It is an object of its own.
             #[must_use]
             pub const fn is_empty(&self) -> bool {
                 false
             }
 
+            /// An event says nothing of it but that it is there.
+            #[must_use]
+            pub const fn agrees(&self, _member: &shared::event::Member) -> bool {
+                true
+            }
+
+            /// It has no members whose end could be told.
+            pub const fn hear(&mut self, _ends: &[shared::event::Member]) {}
+
             /// Takes the columns from an answer that was stripped.
-            fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
+            pub(super) fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     id: id.to_owned(),
-                    $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::bare($crate::object::columns::columns!(@name $name))), )+
+                    $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::columns!(@name $name)), )+
                     raw: serde_json::Value::Object(fields),
                     deleted_at: None,
                 }
@@ -210,7 +213,7 @@ macro_rules! columns {
                     let before = old.and_then(|old| old.$name.as_ref());
                     if !$crate::object::columns::columns!(@derived $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
-                            column: $crate::object::columns::bare($crate::object::columns::columns!(@name $name)),
+                            column: $crate::object::columns::columns!(@name $name),
                             old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
                             new: self.$name.to_json(),
                         });
@@ -234,7 +237,7 @@ macro_rules! columns {
                 $(
                     if $crate::object::columns::columns!(@derived $( $marker )?) && self.$name != old.$name {
                         changes.push($crate::object::columns::Change {
-                            column: $crate::object::columns::bare($crate::object::columns::columns!(@name $name)),
+                            column: $crate::object::columns::columns!(@name $name),
                             old: old.$name.to_json(),
                             new: self.$name.to_json(),
                         });
@@ -253,15 +256,15 @@ macro_rules! columns {
             &[ $( $( $crate::object::columns::columns!(@unannounced $name $marker), )? )+ ];
 
         /// Many rows, column by column.
-        struct Columns<'a> {
+        pub(super) struct Columns<'a> {
             #[allow(dead_code, reason = "what is known by its slug has its id among the columns")]
-            ids: Vec<&'a str>,
-            $( $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
-            raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
+            pub(super) ids: Vec<&'a str>,
+            $( pub(super) $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
+            pub(super) raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
         }
 
         impl<'a> Columns<'a> {
-            fn of(rows: &[&'a Row]) -> Self {
+            pub(super) fn of(rows: &[&'a Row]) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     ids: rows.iter().map(|row| row.id.as_str()).collect(),

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Change, Fields};
-use super::{Answered, Composition, Listed, list_under};
+use super::{Answered, Composition, Listed, list_under, whole};
 
 /// The rows of `workos.directory_group_memberships` of one user.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,11 +44,14 @@ impl Row {
         self.changes(Some(old))
     }
 
-    /// The other side of the relation.
+    /// Whether it says of a group what an event said.
     #[must_use]
-    pub const fn members(&self) -> Option<&BTreeSet<String>> {
-        Some(&self.groups)
+    pub fn agrees(&self, member: &Member) -> bool {
+        self.groups.contains(&member.id) == member.is_in
     }
+
+    /// That a user left a group needs no words.
+    pub const fn hear(&mut self, _ends: &[Member]) {}
 
     /// Whether there is not one.
     #[must_use]
@@ -82,14 +86,12 @@ pub(super) const LISTED: Listed = Listed::Composed(
 /// Lists of those that belong to one other object: the user's own relation is asked for.
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
+/// Whose groups they are.
+pub(super) const OWNERS: &[Kind] = &[Kind::DirectoryUser];
+
 /// Reads the groups of a user.
-pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
-    let groups: BTreeSet<String> = match fields.remove("members") {
-        Some(Value::Array(members)) => {
-            members.into_iter().filter_map(|member| member.as_str().map(str::to_owned)).collect()
-        }
-        _ => BTreeSet::new(),
-    };
+pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+    let groups: BTreeSet<String> = whole::members(fields).map(|(id, _)| id).collect();
     let parents = std::iter::once(ObjectRef::new(Kind::DirectoryUser, id))
         .chain(groups.iter().map(|group| ObjectRef::new(Kind::DirectoryGroup, group)))
         .collect();

@@ -5,6 +5,7 @@
 //! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`. One that is known by its slug
 //! says so there, because a slug may be used again: its file also says what an answer is known by.
 
+pub mod api_key;
 pub mod columns;
 pub mod connection;
 pub mod directory;
@@ -12,6 +13,8 @@ pub mod directory_group;
 pub mod directory_group_membership;
 pub mod directory_user;
 pub mod feature_flag;
+pub mod group;
+pub mod group_membership;
 pub mod invitation;
 pub mod organization;
 pub mod organization_domain;
@@ -19,14 +22,17 @@ pub mod organization_membership;
 pub mod organization_role;
 pub mod permission;
 pub mod role;
+pub mod session;
 pub mod user;
+pub(crate) mod whole;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
@@ -71,6 +77,20 @@ pub enum Listed {
     Inside(Kind),
     /// Relations, composed for each object of that kind from lists of their other side.
     Composed(Kind, Composition),
+    /// Relations, asked for one by one: those of each object of these kinds.
+    Whole(&'static [Kind]),
+}
+
+impl Listed {
+    /// Of which kinds the objects must be known before.
+    #[must_use]
+    pub fn parents(self) -> Vec<Kind> {
+        match self {
+            Self::Everywhere(_) | Self::Inside(_) => Vec::new(),
+            Self::Under(parent, _) | Self::Composed(parent, _) => vec![parent],
+            Self::Whole(owners) => owners.to_vec(),
+        }
+    }
 }
 
 /// How relations are composed: everything that is in one of the groups, for each of the groups.
@@ -78,7 +98,7 @@ pub enum Listed {
 pub struct Composition {
     /// The kind of the groups, and their list, with `{}` for the id of what holds them.
     pub groups: (Kind, &'static str),
-    /// The list of what is in one of them, with `{}` for its id.
+    /// The list of what is in one of them, with `{}` for its id and `{holder}` for the id of what holds it.
     pub members: &'static str,
 }
 
@@ -86,6 +106,12 @@ pub struct Composition {
 #[must_use]
 pub fn list_under(path: &str, id: &str) -> String {
     path.replace("{}", &segment(id).replace('&', "%26").replace('+', "%2B"))
+}
+
+/// The same path, within the object that holds it.
+#[must_use]
+pub fn list_within(path: &str, holder: &str) -> String {
+    path.replace("{holder}", &segment(holder))
 }
 
 /// The lists of what belongs to an object, each with the kind that it lists.
@@ -198,9 +224,8 @@ pub struct Record {
 impl Record {
     /// Whether events said of some members of a relation what this answer does not say.
     #[must_use]
-    pub fn lacks_a_change(&self, members: &BTreeMap<String, bool>) -> bool {
-        let Some(has) = self.row.members() else { return false };
-        members.iter().any(|(member, is_in)| has.contains(member) != *is_in)
+    pub fn lacks_a_change(&self, members: &BTreeMap<String, Member>) -> bool {
+        members.values().any(|member| !self.row.agrees(member))
     }
 }
 
@@ -224,6 +249,33 @@ pub enum Misread {
     NoId,
 }
 
+/// The first for what WorkOS keeps anywhere, the second for what it keeps within another object; or the id of that.
+macro_rules! within {
+    (; $row:ident; $nowhere:expr) => {{
+        let _ = $row;
+        $nowhere
+    }};
+    ($field:ident; $row:ident; $nowhere:expr) => {
+        $row.$field.as_deref()
+    };
+    (; $anywhere:expr, $within:expr) => {
+        $anywhere
+    };
+    ($field:ident; $anywhere:expr, $within:expr) => {
+        $within
+    };
+}
+
+/// The first for an object, the second for a relation.
+macro_rules! whole {
+    (; $object:expr, $relation:expr) => {
+        $object
+    };
+    (whole; $object:expr, $relation:expr) => {
+        $relation
+    };
+}
+
 /// The first for what is known by its id, the second for what is known by its slug.
 macro_rules! by {
     (; $id:expr, $slug:expr) => {
@@ -235,7 +287,7 @@ macro_rules! by {
 }
 
 macro_rules! kinds {
-    ($( $kind:ident => $module:ident $( by $slug:ident )? ),+ $(,)?) => {
+    ($( $kind:ident => $module:ident $( by $slug:ident )? $( within $holder:ident )? $( as $whole:ident )? ),+ $(,)?) => {
         /// The columns of an object of any kind.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Row {
@@ -252,22 +304,33 @@ macro_rules! kinds {
                 match self { $( Self::$kind(row) => row.updated_at, )+ }
             }
 
-            /// When it was made, where that tells it from an earlier one with the same key.
-            #[must_use]
-            pub fn born_at(&self) -> Option<DateTime<Utc>> {
-                match self { $( Self::$kind(row) => by!($( $slug )?; { let _ = row; None }, row.created_at), )+ }
-            }
-
-            /// The other side of a relation.
-            #[must_use]
-            pub fn members(&self) -> Option<&BTreeSet<String>> {
-                match self { $( Self::$kind(row) => row.members(), )+ }
-            }
-
             /// Whether it is a relation of nothing to nothing, which the mirror has no row for.
             #[must_use]
             pub fn is_empty(&self) -> bool {
                 match self { $( Self::$kind(row) => row.is_empty(), )+ }
+            }
+
+            /// Whether it says of a member what an event said.
+            #[must_use]
+            pub fn agrees(&self, member: &Member) -> bool {
+                match self { $( Self::$kind(row) => row.agrees(member), )+ }
+            }
+
+            /// Takes in how members ended, which no answer tells.
+            pub fn hear(&mut self, ends: &[Member]) {
+                match self { $( Self::$kind(row) => row.hear(ends), )+ }
+            }
+
+            /// The id of the object within which WorkOS keeps it.
+            #[must_use]
+            pub fn holder(&self) -> Option<&str> {
+                match self { $( Self::$kind(row) => within!($( $holder )?; row; None), )+ }
+            }
+
+            /// When it was made, where that tells it from an earlier one with the same key.
+            #[must_use]
+            pub fn born_at(&self) -> Option<DateTime<Utc>> {
+                match self { $( Self::$kind(row) => by!($( $slug )?; { let _ = row; None }, row.created_at), )+ }
             }
 
             /// Whether it is a tombstone in the mirror.
@@ -370,10 +433,27 @@ macro_rules! kinds {
             Ok(differing)
         }
 
-        /// Where WorkOS keeps it.
+        /// Whether WorkOS keeps objects of a kind within another one, without whose id they cannot be asked for.
         #[must_use]
-        pub fn path(object: &ObjectRef) -> String {
-            match object.kind { $( Kind::$kind => $module::path(&object.id), )+ }
+        pub const fn is_within(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => within!($( $holder )?; false, true), )+ }
+        }
+
+        /// Where WorkOS keeps it; `None` when that is within an object that is not known.
+        #[must_use]
+        pub fn path(object: &ObjectRef, holder: Option<&str>) -> Option<String> {
+            match object.kind {
+                $( Kind::$kind => within!(
+                    $( $holder )?;
+                    Some($module::path(&object.id)),
+                    holder.map(|holder| $module::path(holder, &object.id))
+                ), )+
+            }
+        }
+
+        /// The kinds of objects that a relation may belong to.
+        const fn owners(kind: Kind) -> &'static [Kind] {
+            match kind { $( Kind::$kind => whole!($( $whole )?; &[], $module::OWNERS), )+ }
         }
 
         /// The columns of a kind that hold personal values.
@@ -492,16 +572,63 @@ kinds! {
     User => user,
     OrganizationDomain => organization_domain,
     OrganizationMembership => organization_membership,
+    Directory => directory,
+    DirectoryUser => directory_user,
+    DirectoryGroup => directory_group,
+    DirectoryGroupMembership => directory_group_membership as whole,
+    Group => group within organization_id,
+    GroupMembership => group_membership as whole,
+    Session => session as whole,
+    ApiKey => api_key as whole,
     Connection => connection,
     Invitation => invitation,
     Role => role by slug,
     OrganizationRole => organization_role by slug,
     Permission => permission by slug,
     FeatureFlag => feature_flag by slug,
-    Directory => directory,
-    DirectoryUser => directory_user,
-    DirectoryGroup => directory_group,
-    DirectoryGroupMembership => directory_group_membership,
+}
+
+/// What names the relation of this kind that belongs to this object.
+#[must_use]
+pub fn relation_of(kind: Kind, owner: Kind, id: &str) -> ObjectRef {
+    match owners(kind) {
+        [_] => ObjectRef::new(kind, id),
+        _ => ObjectRef::new(kind, format!("{owner}/{id}")),
+    }
+}
+
+/// The relations that belong to an object.
+pub fn relations_of(object: &ObjectRef) -> impl Iterator<Item = ObjectRef> {
+    Kind::ALL
+        .into_iter()
+        .filter(|kind| owners(*kind).contains(&object.kind))
+        .map(|kind| relation_of(kind, object.kind, &object.id))
+}
+
+/// Whether WorkOS may refuse to list a relation although its owner is there.
+#[must_use]
+pub fn may_be_unlisted(object: &ObjectRef) -> bool {
+    object.kind == Kind::ApiKey && api_key::may_be_unlisted(&object.id)
+}
+
+/// Relations of which the mirror has a member that these answers lack, and nothing explains it.
+pub async fn lacking(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    rows: &[&Row],
+) -> sqlx::Result<Vec<ObjectRef>> {
+    let sessions: Vec<&session::Row> = rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Session(row) => Some(row),
+            _ => None,
+        })
+        .collect();
+    if sessions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let users = session::lacking(connection, at, &sessions).await?;
+    Ok(users.into_iter().map(|user| ObjectRef::new(Kind::Session, user)).collect())
 }
 
 /// Marks the parts of relations that go with what was buried; returns each with what it went with.
@@ -510,25 +637,47 @@ pub async fn leave(
     at: DateTime<Utc>,
     objects: &[&ObjectRef],
 ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    let mut all = Vec::new();
     let groups = ids_of(objects, Kind::DirectoryGroup);
-    if groups.is_empty() {
-        return Ok(Vec::new());
+    if !groups.is_empty() {
+        let left = directory_group_membership::leave_groups(&mut *connection, at, &groups).await?;
+        all.extend(
+            left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation)),
+        );
     }
-    let left = directory_group_membership::leave_groups(connection, at, &groups).await?;
-    Ok(left
-        .into_iter()
-        .map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation))
-        .collect())
+    let groups = ids_of(objects, Kind::Group);
+    if !groups.is_empty() {
+        let left = group_membership::leave_groups(connection, at, &groups).await?;
+        all.extend(left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::Group, group), relation)));
+    }
+    Ok(all)
 }
 
 /// A relation of this owner to these members.
 #[must_use]
-pub fn whole(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
-    let mut fields = Fields::new();
-    fields.insert("members".to_owned(), members.into_iter().collect());
+pub fn composed(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
     let mut records = Vec::with_capacity(1);
-    read_fields(object.clone(), fields, &mut records);
+    read_fields(object.clone(), whole::fields(members.into_iter().map(Value::from)), &mut records);
     records.pop()
+}
+
+/// Reads the items of all pages of a list that answers a relation as a whole: the relation first, then what came with
+/// it.
+pub fn read_whole(object: &ObjectRef, items: &[Box<RawValue>]) -> Result<Vec<Record>, Misread> {
+    let mut members = Vec::with_capacity(items.len());
+    for item in items {
+        let mut fields = fields_of(item.get().as_bytes())?;
+        if !fields.get("id").is_some_and(Value::is_string) {
+            return Err(Misread::NoId);
+        }
+        for secret in SECRETS {
+            fields.remove(secret);
+        }
+        members.push(Value::Object(fields));
+    }
+    let mut records = Vec::with_capacity(1);
+    read_fields(object.clone(), whole::fields(members), &mut records);
+    Ok(records)
 }
 
 /// The id of an item of a list, and nothing else of it.

@@ -8,7 +8,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, segment};
+use super::{Answered, Listed, api_key, segment};
 
 columns! {
     /// A row of `workos.organizations`.
@@ -192,8 +192,8 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on an organization: its domains, memberships, directories, connections, invitations and own roles, live
-/// ones or tombstones.
+/// What hangs on an organization: its domains, memberships, directories, groups, API keys, connections, invitations and own
+/// roles, live ones or tombstones.
 pub(super) async fn dependants(
     connection: &mut PgConnection,
     ids: &[String],
@@ -224,6 +224,20 @@ pub(super) async fn dependants(
     )
     .fetch_all(&mut *connection)
     .await?;
+    let groups = sqlx::query!(
+        r#"
+        SELECT id, organization_id AS "parent!"
+        FROM workos.groups
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    dependants.extend(groups.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Group, row.id))));
+    dependants.extend(api_key::owners(connection, Kind::Organization, ids, live).await?);
     dependants
         .extend(directories.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Directory, row.id))));
     dependants.extend(

@@ -208,14 +208,25 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a membership.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+/// What hangs on a membership: the groups it is in, as one, if some are live or some are not.
 pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
+    connection: &mut PgConnection,
+    ids: &[String],
+    live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+    let memberships = sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT organization_membership_id
+        FROM workos.group_memberships
+        WHERE organization_membership_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY organization_membership_id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(memberships.into_iter().map(|id| (id.clone(), ObjectRef::new(Kind::GroupMembership, id))).collect())
 }
 
 #[cfg(test)]

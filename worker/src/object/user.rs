@@ -7,7 +7,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, segment};
+use super::{Answered, Listed, api_key, segment, session};
 
 columns! {
     /// A row of `workos.users`.
@@ -252,7 +252,7 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on a user: its memberships, live ones or tombstones.
+/// What hangs on a user: its memberships, sessions and API keys, live ones or tombstones.
 pub(super) async fn dependants(
     connection: &mut PgConnection,
     ids: &[String],
@@ -268,12 +268,15 @@ pub(super) async fn dependants(
         ids,
         live
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(rows
+    let mut dependants: Vec<(String, ObjectRef)> = rows
         .into_iter()
         .map(|row| (row.parent, ObjectRef::new(Kind::OrganizationMembership, row.id)))
-        .collect())
+        .collect();
+    dependants.extend(session::owners(&mut *connection, ids, live).await?);
+    dependants.extend(api_key::owners(connection, Kind::User, ids, live).await?);
+    Ok(dependants)
 }
 
 #[cfg(test)]

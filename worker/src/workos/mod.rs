@@ -2,6 +2,7 @@
 
 mod budget;
 mod health;
+mod places;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 pub use budget::{Budget, Rate, Sharing};
 use health::{Fault, SharedHealth};
+use places::Places;
 use tokio::sync::watch;
 
 use crate::failure::Failure;
@@ -42,6 +44,9 @@ const PROBE: &str = "/organizations?limit=1";
 
 /// Requests at once on behalf of somebody who waits, besides those of everything else: they stand in no queue.
 const IMMEDIATE_AT_ONCE: usize = 16;
+
+/// The list of a relation is refused although its owner may be there.
+const NOT_LISTED: Failure = Failure::CannotAsk("not_listed");
 
 /// What WorkOS says about an object. That it is not there is an answer, not an error.
 #[derive(Clone, Debug)]
@@ -101,6 +106,7 @@ pub struct WorkOs {
     in_flight: Arc<[Semaphore; Lane::ALL.len()]>,
     budget: Arc<Budget>,
     health: SharedHealth,
+    places: Places,
     metrics: Metrics,
 }
 
@@ -142,6 +148,7 @@ impl WorkOs {
             })),
             budget: Arc::new(budget),
             health: SharedHealth::default(),
+            places: Places::default(),
             metrics,
         })
     }
@@ -204,6 +211,7 @@ impl WorkOs {
         loop {
             let (failure, embedded) = match self.get(object, lane).await {
                 Ok(Some(mut records)) => {
+                    self.remember(&records);
                     let embedded = records.split_off(1);
                     match records.pop() {
                         Some(record) => {
@@ -213,6 +221,7 @@ impl WorkOs {
                         None => (Failure::NotUnderstood, Vec::new()),
                     }
                 }
+                Ok(None) if object::may_be_unlisted(object) => (NOT_LISTED, Vec::new()),
                 Ok(None) => {
                     let answer = Ok(Answer::NotFound);
                     return Reply { object: object.clone(), answer, embedded: Vec::new() };
@@ -226,7 +235,10 @@ impl WorkOs {
                     | Failure::RateLimited { retry_after: None }
             );
             if !passing || attempt >= TRIES_IN_PASS {
-                let failure = self.blame(failure, before).await;
+                let failure = match self.blame(failure, before).await {
+                    Failure::Forbidden if object::may_be_unlisted(object) => NOT_LISTED,
+                    failure => failure,
+                };
                 return Reply { object: object.clone(), answer: Err(failure), embedded };
             }
             tokio::time::sleep(backoff::in_pass(attempt)).await;
@@ -256,14 +268,39 @@ impl WorkOs {
         Ok(Some(Page { items: list.data, after: list.list_metadata.after }))
     }
 
+    /// Keeps in mind within which object WorkOS keeps another.
+    pub fn found_within(&self, object: &ObjectRef, holder: &str) {
+        self.places.keep(object, holder);
+    }
+
+    /// The same for what was answered.
+    pub fn remember(&self, records: &[Record]) {
+        for record in records {
+            if let Some(holder) = record.row.holder() {
+                self.places.keep(&record.object, holder);
+            }
+        }
+    }
+
+    /// Those of these objects that cannot be asked for, because it is not known within which object they are.
+    #[must_use]
+    pub fn unplaced<'a>(&self, objects: &'a [ObjectRef]) -> Vec<&'a ObjectRef> {
+        objects
+            .iter()
+            .filter(|object| object::is_within(object.kind) && self.places.holder(object).is_none())
+            .collect()
+    }
+
     /// Asks for one object; `None` is 404.
     async fn get(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
         if object.kind.is_relation() {
             return self.get_whole(object, lane).await;
         }
-        let Some(body) = self.request(&object::path(object), object.kind.name(), lane).await? else {
-            return Ok(None);
+        let holder = self.places.holder(object);
+        let Some(path) = object::path(object, holder.as_deref()) else {
+            return Err(Failure::CannotAsk("organization_unknown"));
         };
+        let Some(body) = self.request(&path, object.kind.name(), lane).await? else { return Ok(None) };
         crash::object(object);
         match object::read(object, &body) {
             Ok(records) => Ok(Some(records)),
@@ -277,19 +314,20 @@ impl WorkOs {
 
     /// Asks for a relation, page by page; `None` is 404.
     async fn get_whole(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
-        let path = object::path(object);
-        let mut members = Vec::new();
+        let Some(path) = object::path(object, None) else { return Err(NOT_LISTED) };
+        let mut items = Vec::new();
         let mut after: Option<String> = None;
         for _ in 0..LARGEST_WHOLE {
             let page = listing::paged(&path, after.as_deref());
             let Some(body) = self.request(&page, object.kind.name(), lane).await? else { return Ok(None) };
             let list: List = serde_json::from_slice(&body).map_err(|_| Failure::NotUnderstood)?;
-            for item in &list.data {
-                members.push(object::id_of(item).map_err(|_| Failure::NotUnderstood)?);
-            }
+            items.extend(list.data);
             after = list.list_metadata.after;
             if after.is_none() {
-                return Ok(object::whole(object, members).map(|record| vec![record]));
+                return object::read_whole(object, &items).map(Some).map_err(|error| {
+                    tracing::warn!(object.id = %object.id, error = %error, "a list of WorkOS was not understood");
+                    Failure::NotUnderstood
+                });
             }
         }
         tracing::warn!(object.id = %object.id, pages = LARGEST_WHOLE, "a relation is larger than is read");

@@ -1,0 +1,65 @@
+//! Relations that are only answered as a whole: their members, and how two of them are compared.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::columns::{Change, Fields};
+
+/// Where the members stand on their way from the answer to the kind that reads them.
+const MEMBERS: &str = "members";
+
+/// Members on their way: objects, or ids alone.
+pub(super) fn fields(members: impl IntoIterator<Item = Value>) -> Fields {
+    let mut fields = Fields::new();
+    fields.insert(MEMBERS.to_owned(), members.into_iter().collect());
+    fields
+}
+
+/// The members, each with its id and what the answer says of it.
+pub(super) fn members(mut fields: Fields) -> impl Iterator<Item = (String, Fields)> {
+    let members = match fields.remove(MEMBERS) {
+        Some(Value::Array(members)) => members,
+        _ => Vec::new(),
+    };
+    members.into_iter().filter_map(|member| match member {
+        Value::String(id) => Some((id, Fields::new())),
+        Value::Object(fields) => {
+            let id = fields.get("id")?.as_str()?.to_owned();
+            Some((id, fields))
+        }
+        _ => None,
+    })
+}
+
+/// What was there and what is, by member.
+type Differing = (Map<String, Value>, Map<String, Value>);
+
+/// Members that came and went, as `name`, and the columns in which others differ, by their ids.
+pub(super) fn changes<R>(
+    name: &'static str,
+    old: Option<&BTreeMap<String, R>>,
+    new: &BTreeMap<String, R>,
+    differences: impl Fn(&R, &R) -> Vec<Change>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if !old.into_iter().flat_map(BTreeMap::keys).eq(new.keys()) {
+        let ids = |members: &BTreeMap<String, R>| members.keys().cloned().collect();
+        changes.push(Change { column: name, old: old.map_or(Value::Null, ids), new: ids(new) });
+    }
+    let mut columns: BTreeMap<&'static str, Differing> = BTreeMap::new();
+    for (id, row) in new {
+        let Some(before) = old.and_then(|old| old.get(id)) else { continue };
+        for change in differences(row, before) {
+            let (old, new) = columns.entry(change.column).or_default();
+            old.insert(id.clone(), change.old);
+            new.insert(id.clone(), change.new);
+        }
+    }
+    changes.extend(columns.into_iter().map(|(column, (old, new))| Change {
+        column,
+        old: old.into(),
+        new: new.into(),
+    }));
+    changes
+}
