@@ -18,3 +18,5 @@ COMMENT ON COLUMN workos_sync.lists.holder IS 'WorkOS id of the directory whose 
 COMMENT ON COLUMN workos_sync.lists.stream IS 'Creation time of the event stream that covers counts in.';
 COMMENT ON COLUMN workos_sync.lists.covers IS 'Events up to this stream sequence were published before its first page was asked for.';
 COMMENT ON COLUMN workos_sync.lists.listed_at IS 'When it was read to its end.';
+
+COMMENT ON COLUMN workos_sync.audit_log.channel IS 'How that event came: webhook, tail, sync, replay; or backfill, verify; or list, when many objects of a directory waited and were listed.';

@@ -293,7 +293,7 @@ impl Inner {
             tracing::debug!(object.id = directory, "another copy reads lists of this directory");
             return Ok(());
         };
-        let mut pace = Pace::default();
+        let mut rhythm = Pace::default();
         loop {
             self.wait_for_quiet(directory).await?;
             let next = {
@@ -302,12 +302,12 @@ impl Inner {
                 going.reading = None;
                 let next = going.wanted.pop_first();
                 going.reading = next.map(|(kind, _)| kind);
-                pace.left = going.left.clone();
+                rhythm.left = going.left.clone();
                 next
             };
             let Some((kind, wanted)) = next else { return Ok(()) };
-            pace.left.store(wanted.waiting / A_PAGE, Ordering::Relaxed);
-            self.read_list(directory, kind, wanted, &mut pace).await?;
+            rhythm.left.store(wanted.waiting / A_PAGE, Ordering::Relaxed);
+            self.read_list(directory, kind, wanted, &mut rhythm).await?;
         }
     }
 
@@ -335,7 +335,7 @@ impl Inner {
         directory: &str,
         kind: Kind,
         wanted: Wanted,
-        pace: &mut Pace,
+        rhythm: &mut Pace,
     ) -> Result<(), Interruption> {
         let list = (directory.to_owned(), kind);
         let Some(first) = self.published().await else { return Ok(()) };
@@ -361,10 +361,10 @@ impl Inner {
         );
         let objects = match object::listed(kind) {
             Listed::Under(_, path) => {
-                self.read_pages(kind, &object::list_under(path, directory), first.life, pace).await?
+                self.read_pages(kind, &object::list_under(path, directory), first.life, rhythm).await?
             }
             Listed::Composed(_, composition) => {
-                self.read_composed(kind, composition, directory, first.life, pace).await?
+                self.read_composed(kind, composition, directory, first.life, rhythm).await?
             }
             Listed::Everywhere(_) | Listed::Inside(_) | Listed::Whole(_) => 0,
         };
@@ -379,12 +379,12 @@ impl Inner {
         kind: Kind,
         path: &str,
         life: Life,
-        pace: &mut Pace,
+        rhythm: &mut Pace,
     ) -> Result<usize, Interruption> {
         let mut after: Option<String> = None;
         let mut objects = 0;
         loop {
-            let (question, page) = self.page(kind, path, after.as_deref(), life, pace).await?;
+            let (question, page) = self.page(kind, path, after.as_deref(), life, rhythm).await?;
             // The directory is not there, and so is its list.
             let Some(page) = page else { return Ok(objects) };
             objects += page.told.len();
@@ -404,12 +404,12 @@ impl Inner {
         composition: Composition,
         directory: &str,
         life: Life,
-        pace: &mut Pace,
+        rhythm: &mut Pace,
     ) -> Result<usize, Interruption> {
         let question = self.question(life).await?;
         let Sync { workos, lane, .. } = &self.sync;
         let composing = Composing { workos, patience: &self.patience, lane: *lane, kind, composition };
-        let Some(mut page) = composing.compose(directory, pace).await? else { return Ok(0) };
+        let Some(mut page) = composing.compose(directory, rhythm).await? else { return Ok(0) };
         let objects = page.told.len();
         while !page.told.is_empty() {
             let rest = page.told.split_off(page.told.len().min(WRITTEN_AT_ONCE));
@@ -432,11 +432,11 @@ impl Inner {
         path: &str,
         after: Option<&str>,
         life: Life,
-        pace: &mut Pace,
+        rhythm: &mut Pace,
     ) -> Result<(Question, Option<listing::Page>), Interruption> {
         let mut attempts = self.patience.attempts();
         loop {
-            pace.wait().await;
+            rhythm.wait().await;
             let question = self.question(life).await?;
             let page = tokio::select! {
                 page = listing::page(&self.sync.workos, kind, None, path, after, self.sync.lane) => page,

@@ -34,6 +34,8 @@ pub struct AskConfig {
     pub fetch_concurrency: usize,
     /// `SYNC_RATE_LIMIT`.
     pub rate: Rate,
+    /// `SYNC_RATE_SHARE`: whether all copies share that rate.
+    pub rate_share: bool,
     /// `SYNC_AUDIT_PII=keep`.
     pub keep_personal: bool,
 }
@@ -178,6 +180,7 @@ impl AskConfig {
             settings.parsed("SYNC_RATE_LIMIT", "90/s", "a rate such as 90/s or 5000/m, or `off`", |value| {
                 value.parse().ok()
             });
+        let rate_share = settings.switch("SYNC_RATE_SHARE", "off");
         let keep_personal =
             settings.parsed("SYNC_AUDIT_PII", "redact", "`redact` or `keep`", |value| match value {
                 "keep" => Some(true),
@@ -190,6 +193,7 @@ impl AskConfig {
             api_base: api_base?,
             fetch_concurrency: fetch_concurrency?,
             rate: rate?,
+            rate_share: rate_share?,
             keep_personal: keep_personal?,
         })
     }

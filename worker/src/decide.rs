@@ -250,6 +250,43 @@ mod tests {
         );
     }
 
+    /// An event of a role whose key is used again.
+    fn of_a_role(event_type: &str, happened_at: i64, updated_at: i64) -> Event {
+        Event {
+            object_id: Some("admin".to_owned()),
+            created_at: Some(at(happened_at)),
+            ..event(event_type, Some(at(updated_at)))
+        }
+    }
+
+    #[test]
+    fn a_deletion_of_a_key_ends_the_life_that_had_it_by_then() {
+        let deletion = of_a_role("role.deleted", 20, 15);
+        let standing_with = |known: &Known| standing(&deletion, 3, Some(at(1)), false, Some(known));
+        let alive = |born| Known { born_at: Some(at(born)), has_row: true, ..Known::default() };
+        assert_eq!(standing_with(&alive(10)), Standing::Deletes);
+        assert_eq!(standing_with(&alive(30)), Standing::Ends(Outcome::Superseded, BORN_LATER));
+        let dead =
+            |died| Known { deleted_by: Some(DeletedBy::Event), died_at: Some(at(died)), ..Known::default() };
+        assert_eq!(standing_with(&dead(20)), Standing::Ends(Outcome::Unchanged, "already_deleted"));
+        assert_eq!(standing_with(&dead(5)), Standing::Deletes, "a later life ended too");
+    }
+
+    #[test]
+    fn what_tells_of_a_life_after_the_deletion_is_asked_for_and_a_404_does_not_explain_it() {
+        let known =
+            Known { deleted_by: Some(DeletedBy::Event), died_at: Some(at(20)), ..covering(10, Some(at(15))) };
+        let stands = |updated_at| {
+            let event = of_a_role("role.created", updated_at, updated_at);
+            standing(&event, 3, Some(at(1)), false, Some(&known))
+        };
+        assert_eq!(stands(15), Standing::Ends(Outcome::Superseded, "deleted"));
+        assert_eq!(stands(25), Standing::Asks, "whatever the tombstone covers");
+        let missing = |said| judge(Ok(Answer::NotFound), Some(at(said)), Some(&known), at(30));
+        assert!(matches!(missing(15), Verdict::Gone(DeletedBy::Event)));
+        assert!(matches!(missing(25), Verdict::Missing));
+    }
+
     #[test]
     fn an_unknown_type_is_ignored_and_an_event_without_its_id_is_malformed() {
         assert_eq!(

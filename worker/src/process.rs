@@ -450,6 +450,14 @@ impl Round<'_> {
         self.objects.get(place)?.as_ref()
     }
 
+    /// The keys that may be used again, and whose last object these deletions end.
+    fn lives_ended(&self, deletions: impl Iterator<Item = usize>) -> HashSet<&ObjectRef> {
+        deletions
+            .filter_map(|place| self.object(place))
+            .filter(|object| object::reuses_keys(object.kind))
+            .collect()
+    }
+
     /// Takes a fence and looks up what is known, also of earlier attempts.
     async fn look_up(&self, batch: &mut [Delivered], places: &[usize]) -> Result<(i64, Vec<Found>), Trouble> {
         let sync = &self.means.sync;
@@ -513,13 +521,9 @@ impl Round<'_> {
         let mut standings: Vec<Standing> =
             places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
         self.doubt_covers(batch, places, &mut standings).await?;
-        let lives_ended: HashSet<&ObjectRef> = places
-            .iter()
-            .zip(&standings)
-            .filter(|(_, standing)| **standing == Standing::Deletes)
-            .filter_map(|(place, _)| self.object(*place))
-            .filter(|object| object::reuses_keys(object.kind))
-            .collect();
+        let deletions =
+            places.iter().zip(&standings).filter(|(_, standing)| matches!(standing, Standing::Deletes));
+        let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
         self.divert(batch, places, &standings, &mut ended, endings).await?;
         let mut wishes: BTreeMap<ObjectRef, Wish> = BTreeMap::new();
@@ -566,41 +570,12 @@ impl Round<'_> {
             }
             asked += 1;
             only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
-            let wish = wishes.entry(object.clone()).or_insert_with(|| Wish {
-                object: object.clone(),
-                deleted: false,
-                ended: None,
-                said: None,
-                known: found.known,
-                events: Vec::new(),
-                members: BTreeMap::new(),
-                ends: Vec::new(),
-                told: None,
-            });
+            let wish =
+                wishes.entry(object.clone()).or_insert_with(|| Wish::asking(object.clone(), found.known));
             if let Some(holder) = &delivered.event.organization_id {
                 sync.workos.found_within(object, holder);
             }
-            wish.said = wish.said.max(delivered.event.updated_at);
-            // A later event may have said the contrary: the answer is believed in the end.
-            if let Some(member) = &delivered.event.member {
-                // What ended does not begin again, in whatever order that is told.
-                let has_ended = wish.ends.iter().any(|end| end.id == member.id);
-                if clock::now() - delivered.event.received_at < DOUBTED && !has_ended {
-                    wish.members.insert(member.id.clone(), member.clone());
-                }
-                if member.tells_its_end() {
-                    wish.ends.push(member.clone());
-                }
-            }
-            if deleted && object::reuses_keys(object.kind) {
-                wish.ended = wish.ended.max(Some(delivered.event.happened_at()));
-            }
-            if deleted && !wish.deleted {
-                wish.deleted = true;
-                wish.events.insert(0, place);
-            } else {
-                wish.events.push(place);
-            }
+            add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
         leave_traces(sync, &traced).await?;
@@ -708,6 +683,31 @@ impl Round<'_> {
         let known = within_time(guard::known(&sync.database, &sync.env, &directories)).await?;
         let deleted = known.into_iter().filter(|(_, known)| known.deleted_by == Some(DeletedBy::Event));
         Ok(deleted.map(|(directory, _)| directory.id).collect())
+    }
+}
+
+/// One more event that leads to a wish.
+fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool) {
+    let Event { updated_at, member, received_at, .. } = &delivered.event;
+    wish.said = wish.said.max(*updated_at);
+    if let Some(member) = member {
+        // What ended does not begin again, in whatever order that is told.
+        let has_ended = wish.ends.iter().any(|end| end.id == member.id);
+        if clock::now() - received_at < DOUBTED && !has_ended {
+            wish.members.insert(member.id.clone(), member.clone());
+        }
+        if member.tells_its_end() {
+            wish.ends.push(member.clone());
+        }
+    }
+    if deleted && object::reuses_keys(wish.object.kind) {
+        wish.ended = wish.ended.max(Some(delivered.event.happened_at()));
+    }
+    if deleted && !wish.deleted {
+        wish.deleted = true;
+        wish.events.insert(0, place);
+    } else {
+        wish.events.push(place);
     }
 }
 

@@ -28,18 +28,18 @@ pub struct Composing<'a> {
 
 impl Composing<'_> {
     /// The relation of each object that is in one of the groups which `holder` holds. Who is in none is not among them.
-    pub async fn compose(&self, holder: &str, pace: &mut Pace) -> Result<Option<Page>, Interruption> {
+    pub async fn compose(&self, holder: &str, rhythm: &mut Pace) -> Result<Option<Page>, Interruption> {
         let (kind, path) = self.composition.groups;
-        let Some(groups) = self.ids(kind, &object::list_under(path, holder), pace).await? else {
+        let Some(groups) = self.ids(kind, &object::list_under(path, holder), rhythm).await? else {
             return Ok(None);
         };
         let mut relations: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        pace.expect(groups.len());
+        rhythm.expect(groups.len());
         for group in groups {
             let path = object::list_under(self.composition.members, &group);
             let path = object::list_within(&path, holder);
             // Not there any more: nobody is in it.
-            for owner in self.ids(self.kind, &path, pace).await?.unwrap_or_default() {
+            for owner in self.ids(self.kind, &path, rhythm).await?.unwrap_or_default() {
                 relations.entry(owner).or_default().insert(group.clone());
             }
         }
@@ -56,14 +56,14 @@ impl Composing<'_> {
         &self,
         kind: Kind,
         path: &str,
-        pace: &mut Pace,
+        rhythm: &mut Pace,
     ) -> Result<Option<Vec<String>>, Interruption> {
         let mut ids = Vec::new();
         let mut after: Option<String> = None;
         loop {
             let mut attempts = self.patience.attempts();
             let page = loop {
-                pace.wait().await;
+                rhythm.wait().await;
                 let path = listing::paged(path, after.as_deref());
                 let page = tokio::select! {
                     page = self.workos.page(&path, kind.name(), self.lane) => page,

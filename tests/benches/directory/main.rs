@@ -8,12 +8,13 @@ mod world;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use shared::id::Kind;
 
 use common::float;
 use common::report::{Figure, Judge, Report, say};
 use common::settings::{Settings, asked_to_measure};
-use world::World;
+use world::{Programs, World};
 
 /// Users of the directory, unless `BENCH_EVENTS` says otherwise; there is a group for each fifty, and each is in one.
 const USERS: usize = 10_000;
@@ -70,6 +71,17 @@ fn fewest(users: usize) -> (usize, usize) {
     (limited, limited + groups.div_ceil(100))
 }
 
+/// The directory is deleted, which one event says for all it holds: how long that takes.
+async fn deletion(programs: &mut Programs<'_>) -> anyhow::Result<f64> {
+    let directory = programs.sim.ever(Kind::Directory).pop().context("a directory")?;
+    let began = Instant::now();
+    programs.sim.delete(Kind::Directory, &directory);
+    programs.settled().await?;
+    let elapsed = began.elapsed().as_secs_f64();
+    programs.check().await?;
+    Ok(elapsed)
+}
+
 /// A directory is connected: an event for each user, group and membership, all waiting in the stream when the worker
 /// comes, or while it runs.
 async fn import(
@@ -95,8 +107,9 @@ async fn import(
     let memory = programs.settled().await?;
     let elapsed = began.elapsed().as_secs_f64();
     programs.check().await?;
-
     let (events, requests) = (sim.events().len(), sim.requests());
+    let gone = deletion(&mut programs).await?;
+
     let (limited, pages) = fewest(users);
     let bound = float(limited) / LIMIT;
     report.add(
@@ -122,5 +135,9 @@ async fn import(
             .note("the roof is the time that the limit of four requests a second makes"),
     );
     report.add(Figure::new(format!("memory of the worker, {how}"), memory, "MiB"));
+    report.add(
+        Figure::new(format!("deletion of the directory, {how}"), gone, "s")
+            .note("one event, a tombstone for everything the directory held"),
+    );
     Ok(())
 }

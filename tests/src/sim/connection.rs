@@ -82,6 +82,7 @@ impl Object for Connection {
                     "is_expired": false,
                 },
                 "days_until_expiry": 30,
+                "renewed_at": own.get("updated_at"),
             }));
         }
         let mut told = own.clone();

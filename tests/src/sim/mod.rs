@@ -26,6 +26,8 @@ mod knobs;
 mod limiter;
 mod lists;
 mod object;
+#[cfg(test)]
+mod official;
 mod organization;
 mod organization_domain;
 mod organization_membership;

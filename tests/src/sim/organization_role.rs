@@ -72,7 +72,11 @@ impl Object for OrganizationRole {
         shown
     }
 
+    /// Unlike those of the environment's roles, its events tell its name.
     fn payload(&self, _event_type: &str, _view: View<'_>, own: &Fields) -> Fields {
-        role::told(own)
+        let mut told = own.clone();
+        told.remove("id");
+        told.remove("type");
+        told
     }
 }

@@ -163,7 +163,7 @@ impl State {
 }
 
 /// What a path asks for, and the id in it: of the object, or of the one whose list it is.
-fn route(path: &str) -> (Route, Option<String>) {
+pub(super) fn route(path: &str) -> (Route, Option<String>) {
     if path == "/events" {
         return (Route::Events, None);
     }

@@ -21,8 +21,8 @@ pub(super) fn defaults(id: &str, role_type: &str) -> Fields {
     }))
 }
 
-/// What events tell of a role: neither its id nor its name.
-pub(super) fn told(own: &Fields) -> Fields {
+/// What events tell of a role of the environment: neither its id nor its name.
+fn told(own: &Fields) -> Fields {
     let mut told = own.clone();
     for missing in ["id", "name", "description", "type"] {
         told.remove(missing);

@@ -147,15 +147,15 @@ impl State {
         if !self.is_alive(kind, id) {
             return Changed::default();
         }
-        // What is made lives for a moment, so that it can be told what came first.
-        let born = self.store.view(NOW).fields(kind, id).and_then(|fields| text(fields, "created_at"));
-        let now = born
-            .and_then(shared::timestamp::parse)
-            .map_or(now, |born| now.max(born + Duration::milliseconds(1)));
-        let mut doomed = self.dependants(id);
-        doomed.push((kind, id.to_owned()));
         let lingers_until = chance(self.knobs.async_delete, &mut self.rng)
             .then(|| now + milliseconds(self.knobs.async_delete_ms));
+        // It goes after its last change, so that it can be told what came first.
+        let changed = self.store.view(NOW).fields(kind, id).and_then(|fields| text(fields, "updated_at"));
+        let now = changed
+            .and_then(shared::timestamp::parse)
+            .map_or(now, |changed| now.max(changed + Duration::milliseconds(1)));
+        let mut doomed = self.dependants(id);
+        doomed.push((kind, id.to_owned()));
         // What the events say is what was there before any of it went.
         let payloads: Vec<Value> = doomed
             .iter()

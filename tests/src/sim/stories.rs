@@ -242,8 +242,8 @@ async fn the_control_api_changes_the_world() {
     let company = json!({"users": 3, "organizations": 2, "memberships_per_user": 1});
     let (_, counts) = call("POST", "seed", company).await;
     assert_eq!(
-        counts,
-        json!({"user": 3, "organization": 3, "organization_membership": 3, "organization_domain": 0})
+        ["user", "organization", "organization_membership", "organization_domain"].map(|kind| &counts[kind]),
+        [3, 3, 3, 0]
     );
     let (_, state) = call("GET", "state", Value::Null).await;
     assert_eq!(state["organization"].as_array().unwrap().len(), 3);

@@ -12,7 +12,7 @@ use support::world::World;
 use crate::ledger::outcome;
 
 /// What the payload of a type that is not mirrored looks like.
-fn fixture(event_type: &str) -> Value {
+pub(crate) fn fixture(event_type: &str) -> Value {
     let path =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/events").join(format!("{event_type}.json"));
     let text = std::fs::read_to_string(&path)

@@ -9,6 +9,7 @@
 mod authkit_docs;
 mod backfill;
 mod breaker;
+mod budget;
 mod convergence;
 mod crash;
 mod dead_letters;
@@ -28,6 +29,7 @@ mod outage;
 mod privacy;
 mod programs;
 mod records;
+mod reference;
 mod relations;
 mod services;
 mod slugs;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use futures_util::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
+use shared::catalogue::ENTRIES;
 use shared::id::Kind;
 use support::world::World;
 
@@ -27,7 +28,12 @@ async fn dump(world: &World) -> String {
 
 /// Every message of the event stream, headers included, as text.
 async fn messages(world: &World) -> String {
-    let stream = world.jetstream().get_stream("WORKOS_EVENTS").await.expect("the stream");
+    messages_of(world, "WORKOS_EVENTS").await
+}
+
+/// Every message of a stream, headers included, as text.
+async fn messages_of(world: &World, stream: &str) -> String {
+    let stream = world.jetstream().get_stream(stream).await.expect("the stream");
     let last = stream.cached_info().state.last_sequence;
     let mut text = String::new();
     let mut sequences = futures_util::stream::iter(1..=last);
@@ -99,4 +105,87 @@ async fn the_audit_log_keeps_personal_values_only_when_told() {
     world.settled().await;
     let audits = crate::ledger::audits(&world, &ada).await;
     assert_eq!(audits[0].changes["email"]["new"], "ada@example.com");
+}
+
+/// What WorkOS documents as secret, in payloads and answers, whatever object it is a field of.
+const SECRETS: [&str; 9] = [
+    "verification_token",
+    "token",
+    "accept_invitation_url",
+    "code",
+    "secret",
+    "password_reset_token",
+    "password_reset_url",
+    "value",
+    "client_secret",
+];
+
+/// The same object with a marker in every secret field.
+fn marked(mut object: Value) -> Value {
+    let fields = object.as_object_mut().expect("an object");
+    for nested in fields.values_mut().filter(|value| value.is_object()) {
+        // What a payload is about may stand one step down.
+        if nested.get("id").is_some() {
+            *nested = marked(nested.take());
+        }
+    }
+    for secret in SECRETS {
+        fields.insert(secret.to_owned(), "MARKER-SECRET".into());
+    }
+    object
+}
+
+#[tokio::test]
+async fn no_field_that_is_documented_as_secret_reaches_anything_of_ours() {
+    let mut world = World::builder().env("RUST_LOG", "trace").env("SYNC_MAX_ATTEMPTS", "2").start().await;
+    let sim = world.sim();
+    let mut made = Vec::new();
+    for kind in Kind::ALL {
+        let key = sim.make(kind, false);
+        for secret in SECRETS {
+            sim.silently_update(kind, &key, json!({secret: "MARKER-SECRET"}), false);
+        }
+        made.push((kind, key));
+    }
+    for entry in ENTRIES {
+        let data = match entry.kind {
+            Some(kind) => {
+                let (_, key) = made.iter().find(|(of, _)| *of == kind).expect("it was made");
+                sim.tell(entry.event_type, kind, key).expect("it is there");
+                sim.events().pop().expect("an event").data
+            }
+            None => crate::every_event::fixture(entry.event_type),
+        };
+        sim.emit(entry.event_type, marked(data));
+    }
+    // One of them is set aside.
+    sim.emit("invitation.created", marked(json!({"object": "invitation"})));
+    world.settled().await;
+    for (kind, key) in &made {
+        let synced = world.worker_command(&["sync", kind.name(), key]).await;
+        assert!(!synced.stdout.contains("MARKER") && !synced.stderr.contains("MARKER"), "{kind}");
+    }
+    let (kind, key) = &made[0];
+    let url = format!("{}/sync/{kind}/{key}?wait=5s", world.ingest_url(0));
+    let request = world.http().post(url).bearer_auth(support::world::SYNC_TOKEN);
+    request.send().await.expect("an answer");
+    world.settled().await;
+
+    let mut shown = dump(&world).await;
+    assert!(shown.len() > 10_000, "the database was read");
+    for stream in ["WORKOS_EVENTS", "WORKOS_SYNC", "WORKOS_DLQ"] {
+        let messages = messages_of(&world, stream).await;
+        assert!(!messages.is_empty(), "{stream} was read");
+        shown.push_str(&messages);
+    }
+    for url in [
+        format!("http://{}/metrics", world.worker(0).admin()),
+        format!("http://{}/metrics", world.ingest(0).admin()),
+    ] {
+        shown.push_str(&world.http().get(url).send().await.expect("metrics").text().await.expect("text"));
+    }
+    shown.push_str(&world.worker(0).logs());
+    shown.push_str(&world.ingest(0).logs());
+    let places: Vec<&str> = shown.lines().filter(|line| line.contains("MARKER-SECRET")).take(3).collect();
+    assert!(places.is_empty(), "a secret was told: {places:#?}");
 }

@@ -350,3 +350,49 @@ async fn the_permissions_of_a_member_are_those_of_its_roles() {
         .map(|(permission, organization)| (ada.clone(), organization.clone(), permission.to_owned()));
     assert_eq!(rows, expected);
 }
+
+#[tokio::test]
+async fn on_the_worst_of_days_slugs_that_live_and_die_end_as_workos_has_them() {
+    let seeds = std::env::var("CONVERGENCE_SEEDS").unwrap_or_else(|_| "1".to_owned());
+    for seed in seeds.split(',').map(|seed| seed.parse::<u64>().expect("a seed")) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let world = World::builder()
+            .seed(seed)
+            .knobs(Knobs { lost_webhook: 0.03, ..Knobs::bad_day() })
+            .workers(2)
+            .env("SYNC_ACK_WAIT", "2s")
+            .env("SYNC_RATE_LIMIT", "off")
+            .env("SYNC_TAIL_INTERVAL", "500ms")
+            .patience(std::time::Duration::from_mins(3))
+            .start()
+            .await;
+        let sim = world.sim();
+        let organizations = [sim.organization("Acme"), sim.organization("Initech")];
+        let kinds = [Kind::Role, Kind::OrganizationRole, Kind::Permission, Kind::FeatureFlag];
+        for number in 0..400 {
+            let kind = kinds[rng.usize(0..kinds.len())];
+            let slug = format!("slug-{}", rng.u32(0..3));
+            let organization = &organizations[rng.usize(0..2)];
+            let key = match kind {
+                Kind::OrganizationRole => format!("{organization}/{slug}"),
+                _ => slug.clone(),
+            };
+            let fields = match kind {
+                Kind::OrganizationRole => json!({"slug": slug, "organization_id": organization}),
+                _ => json!({"slug": slug}),
+            };
+            match (sim.get(kind, &key).is_some(), rng.bool()) {
+                (true, true) => drop(sim.update(kind, &key, json!({"description": number.to_string()}))),
+                (true, false) => drop(sim.delete(kind, &key)),
+                (false, _) => drop(sim.create(kind, fields)),
+            }
+            if number % 10 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        crate::tail::every_event_ends(&world).await;
+        world.settled().await;
+        let differences = world.differences().await;
+        assert!(differences.is_empty(), "seed {seed}: {}", support::world::mirror::listing(&differences));
+    }
+}

@@ -31,16 +31,17 @@ use crate::config::{AskConfig, CommandConfig};
 use crate::listing::Interruption;
 use crate::metrics::Metrics;
 use crate::sync::{Purpose, Sync};
-use crate::workos::{Lane, WorkOs};
+use crate::workos::{Budget, Lane, Sharing, WorkOs};
 use crate::{database, object};
 
 /// The verb, as these settings have it, on behalf of `lane`.
 fn sync(config: &AskConfig, database: PgPool, metrics: &Metrics, lane: Lane) -> anyhow::Result<Sync> {
+    let sharing = config.rate_share.then(|| Sharing { env: config.env.clone(), database: database.clone() });
     let workos = WorkOs::new(
         &config.api_base,
         &config.api_key,
         config.fetch_concurrency,
-        config.rate,
+        Budget::new(config.rate, sharing),
         metrics.clone(),
     )?;
     Ok(Sync {

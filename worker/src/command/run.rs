@@ -38,7 +38,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
 
     let connections = u32::try_from(consumer::in_flight(&config))
         .unwrap_or(u32::MAX)
-        .saturating_add(3 + fast_lane::CONNECTIONS);
+        .saturating_add(4 + fast_lane::CONNECTIONS);
     let pool = database::pool(&config.database.url, connections)?;
     let missing = tokio::select! {
         missing = missing_migrations(&pool, config.auto_migrate) => missing?,

@@ -179,7 +179,18 @@ pub struct Answered<R> {
 /// Fields of an object that WorkOS documents as secret. They are dropped at the door, from the object
 /// itself and from every object that comes with it; not from the key-value pairs that the application
 /// keeps in `metadata`, which may use the same names.
-const SECRETS: [&str; 5] = ["verification_token", "token", "accept_invitation_url", "code", "secret"];
+const SECRETS: [&str; 9] = [
+    "verification_token",
+    "token",
+    "accept_invitation_url",
+    "code",
+    "secret",
+    "password_reset_token",
+    "password_reset_url",
+    // Of an API key. What is kept of it is its obfuscated value.
+    "value",
+    "client_secret",
+];
 
 /// Replaces the NUL characters that Postgres cannot hold.
 fn replace_nul(value: &mut Value) {
@@ -561,6 +572,12 @@ kinds! {
     User => user,
     OrganizationDomain => organization_domain,
     OrganizationMembership => organization_membership,
+    Connection => connection,
+    Invitation => invitation,
+    Role => role by slug,
+    OrganizationRole => organization_role by slug,
+    Permission => permission by slug,
+    FeatureFlag => feature_flag by slug,
     Directory => directory,
     DirectoryUser => directory_user,
     DirectoryGroup => directory_group,
@@ -569,12 +586,6 @@ kinds! {
     GroupMembership => group_membership as whole,
     Session => session as whole,
     ApiKey => api_key as whole,
-    Connection => connection,
-    Invitation => invitation,
-    Role => role by slug,
-    OrganizationRole => organization_role by slug,
-    Permission => permission by slug,
-    FeatureFlag => feature_flag by slug,
 }
 
 /// What names the relation of this kind that belongs to this object.

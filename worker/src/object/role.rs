@@ -116,7 +116,6 @@ pub(super) async fn live(
 }
 
 /// Nothing follows a role in other tables.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
 pub(super) async fn beside(
     _connection: &mut PgConnection,
     _rows: &[&Row],
@@ -226,7 +225,6 @@ pub(super) async fn bury(
 }
 
 /// Nothing hangs on a role.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
 pub(super) async fn dependants(
     _connection: &mut PgConnection,
     _ids: &[String],

@@ -159,14 +159,14 @@ impl<'a> Reader<'a> {
         let grace = TimeDelta::from_std(self.tail.config.grace).unwrap_or(TimeDelta::MAX);
         let until = now.checked_sub_signed(grace).unwrap_or(DateTime::UNIX_EPOCH);
         loop {
-            let missed = self
+            let records::Judged { events, missed } = self
                 .role
                 .ask(async |connection, env| {
                     records::count_missed(connection, env, until, now, AT_ONCE.into()).await
                 })
                 .await?;
             self.tail.metrics.tail().missed(missed);
-            if missed < usize::from(AT_ONCE) {
+            if events < usize::from(AT_ONCE) {
                 return Ok(());
             }
         }

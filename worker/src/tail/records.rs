@@ -246,17 +246,29 @@ pub(super) async fn open(connection: &mut PgConnection, env: &str, most: i64) ->
         .collect())
 }
 
-/// Counts events that were read before `until` and that no webhook told of, each once, and how many of them came
-/// after the last webhook. Returns how many there were, `most` at a time.
+/// Judged: so many, and so many of them were missed.
+pub(super) struct Judged {
+    pub(super) events: usize,
+    pub(super) missed: usize,
+}
+
+/// Whether a webhook should have told of an event of this type. Some only the Events API tells, and to what is not
+/// mirrored nobody needs to subscribe.
+fn is_for_webhooks(event_type: &str) -> bool {
+    catalogue::find(event_type).is_some_and(|entry| entry.webhook && entry.kind.is_some())
+}
+
+/// Counts events that were read before `until` and that no webhook told of though one should have, each once, and how
+/// many of them came after the last webhook. Judges `most` at a time.
 pub(super) async fn count_missed(
     connection: &mut PgConnection,
     env: &str,
     until: DateTime<Utc>,
     now: DateTime<Utc>,
     most: i64,
-) -> sqlx::Result<usize> {
+) -> sqlx::Result<Judged> {
     let mut transaction = sqlx::Connection::begin(connection).await?;
-    let missed = sqlx::query_scalar!(
+    let judged = sqlx::query!(
         r#"
         UPDATE workos_sync.events AS event
         SET missed_at = $3
@@ -269,7 +281,7 @@ pub(super) async fn count_missed(
             FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE event.env = $1 AND event.id = due.id
-        RETURNING event.tail_at AS "tail_at!"
+        RETURNING event.tail_at AS "tail_at!", event.type AS event_type
         "#,
         env,
         until,
@@ -278,6 +290,9 @@ pub(super) async fn count_missed(
     )
     .fetch_all(&mut *transaction)
     .await?;
+    let events = judged.len();
+    let missed: Vec<DateTime<Utc>> =
+        judged.into_iter().filter(|row| is_for_webhooks(&row.event_type)).map(|row| row.tail_at).collect();
     if !missed.is_empty() {
         sqlx::query!(
             r#"
@@ -297,7 +312,7 @@ pub(super) async fn count_missed(
         .await?;
     }
     transaction.commit().await?;
-    Ok(missed.len())
+    Ok(Judged { events, missed: missed.len() })
 }
 
 /// A webhook came at this time, for an event that is on the Events API too.

@@ -19,7 +19,7 @@ use shared::config::Secret;
 use shared::id::ObjectRef;
 use tokio::sync::Semaphore;
 
-pub use budget::{Budget, Rate};
+pub use budget::{Budget, Rate, Sharing};
 use health::{Fault, SharedHealth};
 use places::Places;
 use tokio::sync::watch;
@@ -72,6 +72,11 @@ pub enum Lane {
     Backfill,
 }
 
+impl Lane {
+    /// All of them, the first first.
+    pub const ALL: [Self; 5] = [Self::Immediate, Self::Events, Self::Retries, Self::Tail, Self::Backfill];
+}
+
 /// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -97,8 +102,8 @@ pub struct WorkOs {
     client: reqwest::Client,
     /// Ends with a slash.
     base: Arc<Url>,
-    in_flight: Arc<Semaphore>,
-    immediate: Arc<Semaphore>,
+    /// Requests at once, of each lane.
+    in_flight: Arc<[Semaphore; Lane::ALL.len()]>,
     budget: Arc<Budget>,
     health: SharedHealth,
     places: Places,
@@ -111,7 +116,7 @@ impl WorkOs {
         base: &Url,
         key: &Secret,
         concurrency: usize,
-        rate: Rate,
+        budget: Budget,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let base = Url::parse(&format!("{}/", base.as_str().trim_end_matches('/')))
@@ -138,9 +143,10 @@ impl WorkOs {
         Ok(Self {
             client,
             base: Arc::new(base),
-            in_flight: Arc::new(Semaphore::new(concurrency)),
-            immediate: Arc::new(Semaphore::new(IMMEDIATE_AT_ONCE)),
-            budget: Arc::new(Budget::new(rate)),
+            in_flight: Arc::new(Lane::ALL.map(|lane| {
+                Semaphore::new(if lane == Lane::Immediate { IMMEDIATE_AT_ONCE } else { concurrency })
+            })),
+            budget: Arc::new(budget),
             health: SharedHealth::default(),
             places: Places::default(),
             metrics,
@@ -341,9 +347,8 @@ impl WorkOs {
     async fn send(&self, path: &str, what: &'static str, lane: Lane) -> Result<Option<Bytes>, Failure> {
         // The permit first: it is handed out in order, so that few requests at a time wait for the budget.
         // The semaphore is never closed.
-        let permits = if lane == Lane::Immediate { &self.immediate } else { &self.in_flight };
-        let _permit = permits.acquire().await.map_err(|_| Failure::Unreachable)?;
-        let waited = self.budget.admit(lane).await?;
+        let _permit = self.in_flight[lane as usize].acquire().await.map_err(|_| Failure::Unreachable)?;
+        let waited = self.budget.admit(path, lane).await?;
         self.metrics.rate_limit_wait(waited);
         // Relative to a base that is parsed already: a host is not cheap to parse.
         let url = self.base.join(path.trim_start_matches('/')).map_err(|_| Failure::Unreachable)?;
