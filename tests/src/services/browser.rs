@@ -1,4 +1,4 @@
-//! A real browser: Chromium from the system's packages, without a window, driven over WebDriver.
+//! A real browser: Chromium from the system's packages, without a window, driven over `WebDriver`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -12,9 +12,9 @@ use super::process::{self, Process, Spec};
 use super::{Place, find};
 
 /// Starting takes a second or two on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What WebDriver calls an element in its answers.
+/// What `WebDriver` calls an element in its answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// One window. Dropped, the browser ends.

@@ -309,8 +309,11 @@ fn filter_form(filter: &Filter) -> Markup {
     let said: BTreeMap<&str, String> = fields_of(filter).into_iter().collect();
     let value = |name: &str| said.get(name).map_or("", String::as_str);
     html! {
-        details.panel open[!filter.is_empty()] {
-            summary { "Filter" }
+        details.panel {
+            summary {
+                "Filter"
+                @for (name, value) in fields_of(filter) { small { " " (name) ": " (value) } }
+            }
             form.filter method="get" action=(address("/dead-letters", &[])) {
                 div {
                     label for="reason" { "Reason" }
