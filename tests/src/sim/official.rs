@@ -39,8 +39,13 @@ fn reads<T: DeserializeOwned>(what: &str, value: &Value) -> Result<(), String> {
 fn make(state: &mut State, kind: Kind) -> String {
     let mut given = object::Fields::new();
     for (field, parent) in object::of(kind).parents() {
-        let parent = make(state, *parent);
-        given.insert((*field).to_owned(), parent.into());
+        let key = make(state, *parent);
+        if matches!(kind, Kind::DirectoryUser | Kind::DirectoryGroup) {
+            // The SDK does not read those of a directory without an organization.
+            let directory = state.store.view(NOW).fields(*parent, &key).unwrap();
+            given.insert("organization_id".to_owned(), directory["organization_id"].clone());
+        }
+        given.insert((*field).to_owned(), key.into());
     }
     state.create(kind, given, Manner::Silent, clock())
 }
