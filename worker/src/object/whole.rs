@@ -32,6 +32,9 @@ pub(super) fn members(mut fields: Fields) -> impl Iterator<Item = (String, Field
     })
 }
 
+/// What was there and what is, by member.
+type Differing = (Map<String, Value>, Map<String, Value>);
+
 /// Members that came and went, as `name`, and the columns in which others differ, by their ids.
 pub(super) fn changes<R>(
     name: &'static str,
@@ -44,8 +47,6 @@ pub(super) fn changes<R>(
         let ids = |members: &BTreeMap<String, R>| members.keys().cloned().collect();
         changes.push(Change { column: name, old: old.map_or(Value::Null, ids), new: ids(new) });
     }
-    // What was there and what is, by member.
-    type Differing = (Map<String, Value>, Map<String, Value>);
     let mut columns: BTreeMap<&'static str, Differing> = BTreeMap::new();
     for (id, row) in new {
         let Some(before) = old.and_then(|old| old.get(id)) else { continue };
