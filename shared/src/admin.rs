@@ -1,8 +1,9 @@
-//! The admin address: `/healthz`, `/readyz`, `/metrics`.
+//! The admin address: `/healthz`, `/readyz`, `/metrics`, and what else a program shows there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,24 +86,52 @@ fn lines(of: &ByPart) -> String {
     lines.into_iter().collect()
 }
 
+/// Answers a request in its own time.
+type Answer =
+    dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>> + Send + Sync;
+
 /// What the admin address shows.
 #[derive(Clone)]
 pub struct Admin {
     readiness: Readiness,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    page: Option<(&'static str, Arc<Answer>)>,
 }
 
 impl Admin {
     /// Shows this readiness and these metrics.
     pub fn new(readiness: Readiness, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { readiness, metrics: Arc::new(metrics) }
+        Self { readiness, metrics: Arc::new(metrics), page: None }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.method() != Method::GET && request.method() != Method::HEAD {
+    /// Shows besides whatever `answer` says to requests for `path` and what is below it.
+    #[must_use]
+    pub fn with_page<F>(
+        mut self,
+        path: &'static str,
+        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        self.page = Some((path, Arc::new(move |request| Box::pin(answer(request)))));
+        self
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        match &self.page {
+            Some((path, page)) if is_at_or_below(request.uri().path(), path) => page(request).await,
+            _ => self.show(&request),
+        }
+    }
+
+    fn show(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let known = matches!(path, "/healthz" | "/readyz" | "/metrics");
+        if known && request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
         }
-        match request.uri().path() {
+        match path {
             // Liveness never depends on a dependency: restarting us would not bring it back.
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => match self.readiness.reasons() {
@@ -121,6 +150,10 @@ impl Admin {
             _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
         }
     }
+}
+
+fn is_at_or_below(path: &str, place: &str) -> bool {
+    path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -153,8 +186,8 @@ pub fn serve(address: SocketAddr, admin: Admin, stop: CancellationToken) -> anyh
             let admin = admin.clone();
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = admin.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(admin.answer(request).await) }
                 });
                 // A broken scrape is the scraper's to notice.
                 let _ = hyper::server::conn::http1::Builder::new()

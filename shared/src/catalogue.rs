@@ -52,9 +52,9 @@ const ID: &[Path] = &[&["id"]];
 /// An organization is its own organization.
 const OWN_ID: Path = &["id"];
 const ORGANIZATION_ID: Path = &["organization_id"];
+const DIRECTORY_ID: Path = &["directory_id"];
 const SLUG: &[Path] = &[&["slug"]];
 const ORGANIZATION_AND_SLUG: &[Path] = &[ORGANIZATION_ID, &["slug"]];
-const DIRECTORY_ID: Path = &["directory_id"];
 
 const WEBHOOK: bool = true;
 const EVENTS_API: bool = false;

@@ -18,18 +18,6 @@ pub enum Kind {
     OrganizationDomain,
     /// `organization_membership`, ids `om_...`.
     OrganizationMembership,
-    /// `connection`, ids `conn_...`.
-    Connection,
-    /// `invitation`, ids `invitation_...`.
-    Invitation,
-    /// `role` of the environment, known by its slug.
-    Role,
-    /// `role` of an organization, known by the organization's id, `/` and the slug.
-    OrganizationRole,
-    /// `permission`, known by its slug.
-    Permission,
-    /// `feature_flag`, known by its slug.
-    FeatureFlag,
     /// `directory`, ids `directory_...`.
     Directory,
     /// `directory_user`, ids `directory_user_...`.
@@ -46,6 +34,18 @@ pub enum Kind {
     Session,
     /// `api_key`: the API keys of one owner, by the owner's kind and id, e.g. `organization/org_01J8...`.
     ApiKey,
+    /// `connection`, ids `conn_...`.
+    Connection,
+    /// `invitation`, ids `invitation_...`.
+    Invitation,
+    /// `role` of the environment, known by its slug.
+    Role,
+    /// `role` of an organization, known by the organization's id, `/` and the slug.
+    OrganizationRole,
+    /// `permission`, known by its slug.
+    Permission,
+    /// `feature_flag`, known by its slug.
+    FeatureFlag,
 }
 
 impl Kind {
@@ -55,12 +55,6 @@ impl Kind {
         Self::User,
         Self::OrganizationDomain,
         Self::OrganizationMembership,
-        Self::Connection,
-        Self::Invitation,
-        Self::Role,
-        Self::OrganizationRole,
-        Self::Permission,
-        Self::FeatureFlag,
         Self::Directory,
         Self::DirectoryUser,
         Self::DirectoryGroup,
@@ -69,6 +63,12 @@ impl Kind {
         Self::GroupMembership,
         Self::Session,
         Self::ApiKey,
+        Self::Connection,
+        Self::Invitation,
+        Self::Role,
+        Self::OrganizationRole,
+        Self::Permission,
+        Self::FeatureFlag,
     ];
 
     /// The name used in messages, tables, metrics and commands.
@@ -79,12 +79,6 @@ impl Kind {
             Self::User => "user",
             Self::OrganizationDomain => "organization_domain",
             Self::OrganizationMembership => "organization_membership",
-            Self::Connection => "connection",
-            Self::Invitation => "invitation",
-            Self::Role => "role",
-            Self::OrganizationRole => "organization_role",
-            Self::Permission => "permission",
-            Self::FeatureFlag => "feature_flag",
             Self::Directory => "directory",
             Self::DirectoryUser => "directory_user",
             Self::DirectoryGroup => "directory_group",
@@ -93,6 +87,12 @@ impl Kind {
             Self::GroupMembership => "group_membership",
             Self::Session => "session",
             Self::ApiKey => "api_key",
+            Self::Connection => "connection",
+            Self::Invitation => "invitation",
+            Self::Role => "role",
+            Self::OrganizationRole => "organization_role",
+            Self::Permission => "permission",
+            Self::FeatureFlag => "feature_flag",
         }
     }
 

@@ -83,6 +83,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// `WORKER_ADMIN_ADDR`.
     pub admin: SocketAddr,
+    /// `SYNC_PAGE_TOKEN`: opens the operator page; without it there is none.
+    pub page_token: Option<Secret>,
     /// `SYNC_BATCH_MAX`.
     pub batch_max: usize,
     /// `SYNC_BATCH_WAIT`.
@@ -228,6 +230,7 @@ impl Config {
         let auto_migrate = settings.switch("SYNC_AUTO_MIGRATE", "false");
         let broker = BrokerConfig::read(settings);
         let admin = settings.address("WORKER_ADMIN_ADDR", "127.0.0.1:9102");
+        let page_token = page_token(settings);
         let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
         let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
@@ -242,6 +245,7 @@ impl Config {
             auto_migrate: auto_migrate?,
             broker: broker?,
             admin: admin?,
+            page_token: page_token?,
             batch_max: batch_max?,
             batch_wait: batch_wait?,
             ack_wait: ack_wait?,
@@ -252,6 +256,23 @@ impl Config {
                 schedule: Schedule::redelivery(retry_first?, retry_ceiling?),
             },
         })
+    }
+}
+
+/// Nobody guesses as many random characters.
+const PAGE_TOKEN_LEAST: usize = 16;
+
+fn page_token(settings: &mut Settings) -> Read<Option<Secret>> {
+    match settings.secret("SYNC_PAGE_TOKEN")? {
+        Some(token) if token.reveal().len() < PAGE_TOKEN_LEAST => Err(settings.problem(format!(
+            "SYNC_PAGE_TOKEN: is too short, wants at least {PAGE_TOKEN_LEAST} random characters, such as \
+             `openssl rand -hex 32` makes"
+        ))),
+        Some(token) if !token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) => Err(settings.problem(
+            "SYNC_PAGE_TOKEN: has characters that a header cannot carry, wants letters, digits and signs without \
+             spaces",
+        )),
+        token => Ok(token),
     }
 }
 
@@ -271,5 +292,18 @@ mod tests {
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
         }
         assert_eq!(text.lines().count(), 4, "{text}");
+    }
+
+    #[test]
+    fn a_short_page_token_is_refused_without_being_told() {
+        for bad in ["letmein", "two words are no token"] {
+            let settings = Settings::from_source(move |name| match name {
+                "WORKOS_API_KEY" | "DATABASE_URL" => Some("x".to_owned()),
+                "SYNC_PAGE_TOKEN" => Some(bad.to_owned()),
+                _ => None,
+            });
+            let text = Config::from_settings(settings).expect_err("a problem").to_string();
+            assert!(text.starts_with("SYNC_PAGE_TOKEN: ") && !text.contains(bad), "{text}");
+        }
     }
 }

@@ -11,7 +11,7 @@
 //! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
 //! Both [`walk`] the lists, [`listing`] reads a page, [`whole`] composes relations, [`reconcile`] carries what a page told through the same verb,
 //! [`runs`] keeps where they stand and [`progress`] shows it. [`dead_letter`] keeps what needs a person,
-//! and [`breaker`] keeps it from being everything.
+//! and [`breaker`] keeps it from being everything. [`standing`] says how things are, the operator [`page`] shows it.
 
 pub mod backfill;
 pub mod backoff;
@@ -33,11 +33,13 @@ pub mod listing;
 pub mod metrics;
 pub mod object;
 pub mod outcome;
+pub mod page;
 pub mod process;
 pub mod progress;
 pub mod reconcile;
 pub mod relations;
 pub mod runs;
+pub mod standing;
 pub mod sync;
 pub mod tail;
 pub mod verify;

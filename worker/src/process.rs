@@ -494,35 +494,8 @@ impl Round<'_> {
         let batch = &*batch;
         crash::point("after_look_up");
 
-        // Sequences say something only within one life of the stream, and only up to its end: before any is
-        // compared, the broker is asked. (Most batches compare none.)
-        let stand = |delivered: &Delivered, found: &Found, last: Option<i64>| {
-            let known = found.known.as_ref().map(|known| Known {
-                covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
-                ..known.clone()
-            });
-            let life = last.map(|_| covers.life);
-            decide::standing(
-                &delivered.event,
-                delivered.sequence,
-                life,
-                found.settled.is_some(),
-                known.as_ref(),
-            )
-        };
-        let compares = places.iter().zip(&found).any(|(place, found)| {
-            matches!(stand(&batch[*place], found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
-        });
-        let last = match confirm {
-            Some(confirm) if compares => confirm.await,
-            _ => None,
-        };
-
-        let mut standings: Vec<Standing> =
-            places.iter().zip(&found).map(|(place, found)| stand(&batch[*place], found, last)).collect();
-        self.doubt_covers(batch, places, &mut standings).await?;
-        let deletions =
-            places.iter().zip(&standings).filter(|(_, standing)| matches!(standing, Standing::Deletes));
+        let standings = self.standings(batch, places, &found, confirm).await?;
+        let deletions = places.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Deletes);
         let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
         self.divert(batch, places, &standings, &mut ended, endings).await?;
@@ -589,6 +562,37 @@ impl Round<'_> {
         }
         endings.append(&mut ended);
         Ok(left)
+    }
+
+    /// Where each event stands. Sequences say something only within one life of the stream, and only up to its end:
+    /// before any is compared, the broker is asked. (Most batches compare none.)
+    async fn standings(
+        &self,
+        batch: &[Delivered],
+        places: &[usize],
+        found: &[Found],
+        confirm: Option<impl Future<Output = Option<i64>>>,
+    ) -> Result<Vec<Standing>, Trouble> {
+        let stand = |place: usize, found: &Found, last: Option<i64>| {
+            let known = found.known.as_ref().map(|known| Known {
+                covers: known.covers.filter(|(_, covers)| last.is_some_and(|last| *covers <= last)),
+                ..known.clone()
+            });
+            let life = last.map(|_| self.covers.life);
+            let Delivered { event, sequence, .. } = &batch[place];
+            decide::standing(event, *sequence, life, found.settled.is_some(), known.as_ref())
+        };
+        let all = || places.iter().copied().zip(found);
+        let compares = all().any(|(place, found)| {
+            matches!(stand(place, found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
+        });
+        let last = match confirm {
+            Some(confirm) if compares => confirm.await,
+            _ => None,
+        };
+        let mut standings: Vec<Standing> = all().map(|(place, found)| stand(place, found, last)).collect();
+        self.doubt_covers(batch, places, &mut standings).await?;
+        Ok(standings)
     }
 
     /// An answer about a relation that came before an event and does not say what the event says may have been too old:
@@ -688,12 +692,12 @@ impl Round<'_> {
 
 /// One more event that leads to a wish.
 fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool) {
-    let Event { updated_at, member, received_at, .. } = &delivered.event;
-    wish.said = wish.said.max(*updated_at);
-    if let Some(member) = member {
+    let event = &delivered.event;
+    wish.said = wish.said.max(event.updated_at);
+    if let Some(member) = &event.member {
         // What ended does not begin again, in whatever order that is told.
         let has_ended = wish.ends.iter().any(|end| end.id == member.id);
-        if clock::now() - received_at < DOUBTED && !has_ended {
+        if clock::now() - event.received_at < DOUBTED && !has_ended {
             wish.members.insert(member.id.clone(), member.clone());
         }
         if member.tells_its_end() {
@@ -701,7 +705,7 @@ fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool
         }
     }
     if deleted && object::reuses_keys(wish.object.kind) {
-        wish.ended = wish.ended.max(Some(delivered.event.happened_at()));
+        wish.ended = wish.ended.max(Some(event.happened_at()));
     }
     if deleted && !wish.deleted {
         wish.deleted = true;

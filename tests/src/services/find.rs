@@ -45,6 +45,32 @@ pub fn nats() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Chromium, and what drives it.
+#[derive(Debug)]
+pub struct Chromium {
+    /// The browser.
+    pub chromium: PathBuf,
+    /// `chromedriver`.
+    pub driver: PathBuf,
+}
+
+/// A browser that can be driven.
+pub fn browser() -> anyhow::Result<Chromium> {
+    let find = |names: &[&str]| {
+        let mut directories = path();
+        directories.extend(["/usr/lib/chromium", "/opt/homebrew/bin"].map(PathBuf::from));
+        let files = directories.iter().flat_map(|directory| names.iter().map(|name| directory.join(name)));
+        files.into_iter().find(|file| file.is_file())
+    };
+    match (find(&["chromium", "chromium-browser", "google-chrome"]), find(&["chromedriver"])) {
+        (Some(chromium), Some(driver)) => Ok(Chromium { chromium, driver }),
+        _ => bail!(
+            "Chromium and its driver are not installed (looked for `chromium` and `chromedriver` in PATH): run \
+             `deploy/dev test` once, `apt-get install chromium chromium-driver`, or `brew install chromium chromedriver`"
+        ),
+    }
+}
+
 fn path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }

@@ -3,9 +3,10 @@
 //! [`place`] makes directories that an unprivileged user reaches, [`port`] finds free ports,
 //! [`find`] finds servers that are installed, [`guardian`] ends what we leave behind, [`process`]
 //! starts and stops one process under it. On these stand [`postgres`], [`nats`], the official WorkOS
-//! [`emulator`] and, from [`binaries`] built on the spot, [`program`].
+//! [`emulator`], a real [`browser`] and, from [`binaries`] built on the spot, [`program`].
 
 pub mod binaries;
+pub mod browser;
 pub mod emulator;
 pub mod find;
 pub mod guardian;
@@ -16,6 +17,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 
+pub use browser::Browser;
 pub use emulator::Emulator;
 pub use nats::Nats;
 pub use place::Place;

@@ -140,12 +140,6 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::User => &User,
         Kind::OrganizationDomain => &OrganizationDomain,
         Kind::OrganizationMembership => &OrganizationMembership,
-        Kind::Connection => &Connection,
-        Kind::Invitation => &Invitation,
-        Kind::Role => &Role,
-        Kind::OrganizationRole => &OrganizationRole,
-        Kind::Permission => &Permission,
-        Kind::FeatureFlag => &FeatureFlag,
         Kind::Directory => &Directory,
         Kind::DirectoryUser => &DirectoryUser,
         Kind::DirectoryGroup => &DirectoryGroup,
@@ -154,6 +148,12 @@ pub(super) fn of(kind: Kind) -> &'static dyn Object {
         Kind::GroupMembership => &GroupMembership,
         Kind::Session => &Session,
         Kind::ApiKey => &ApiKey,
+        Kind::Connection => &Connection,
+        Kind::Invitation => &Invitation,
+        Kind::Role => &Role,
+        Kind::OrganizationRole => &OrganizationRole,
+        Kind::Permission => &Permission,
+        Kind::FeatureFlag => &FeatureFlag,
     }
 }
 

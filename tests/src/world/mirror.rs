@@ -34,11 +34,6 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::User => "users",
         Kind::OrganizationDomain => "organization_domains",
         Kind::OrganizationMembership => "organization_memberships",
-        Kind::Connection => "connections",
-        Kind::Invitation => "invitations",
-        Kind::Role | Kind::OrganizationRole => "roles",
-        Kind::Permission => "permissions",
-        Kind::FeatureFlag => "feature_flags",
         Kind::Directory => "directories",
         Kind::DirectoryUser => "directory_users",
         Kind::DirectoryGroup => "directory_groups",
@@ -47,6 +42,11 @@ pub const fn table(kind: Kind) -> &'static str {
         Kind::GroupMembership => "group_memberships",
         Kind::Session => "sessions",
         Kind::ApiKey => "api_keys",
+        Kind::Connection => "connections",
+        Kind::Invitation => "invitations",
+        Kind::Role | Kind::OrganizationRole => "roles",
+        Kind::Permission => "permissions",
+        Kind::FeatureFlag => "feature_flags",
     }
 }
 

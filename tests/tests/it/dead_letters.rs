@@ -34,7 +34,7 @@ fn read(finished: &Finished) -> Value {
 
 /// Makes so many users whose rows Postgres refuses, and waits until each is a dead letter. Returns them, each with
 /// its event.
-async fn refused(world: &World, count: usize) -> Vec<(String, String)> {
+pub(crate) async fn refused(world: &World, count: usize) -> Vec<(String, String)> {
     rule(world, "ADD CONSTRAINT no_eve CHECK (email NOT LIKE 'eve%')").await;
     let users: Vec<(String, String)> = (0..count)
         .map(|n| {
@@ -49,7 +49,7 @@ async fn refused(world: &World, count: usize) -> Vec<(String, String)> {
     users
 }
 
-async fn rule(world: &World, change: &str) {
+pub(crate) async fn rule(world: &World, change: &str) {
     let statement = format!("ALTER TABLE workos.users {change}");
     sqlx::query(sqlx::AssertSqlSafe(statement))
         .execute(world.pool())
@@ -58,7 +58,9 @@ async fn rule(world: &World, change: &str) {
 }
 
 /// What the runs say: command, actor, reason, counts, result.
-async fn runs(world: &World) -> Vec<(String, Option<String>, Option<String>, Value, Option<String>)> {
+pub(crate) async fn runs(
+    world: &World,
+) -> Vec<(String, Option<String>, Option<String>, Value, Option<String>)> {
     sqlx::query_as("SELECT command, actor, reason, counts, result FROM workos_sync.runs ORDER BY id")
         .fetch_all(world.pool())
         .await
@@ -66,7 +68,7 @@ async fn runs(world: &World) -> Vec<(String, Option<String>, Option<String>, Val
 }
 
 /// What was done with dead letters, by event.
-async fn actions(world: &World) -> Vec<(String, String)> {
+pub(crate) async fn actions(world: &World) -> Vec<(String, String)> {
     sqlx::query_as("SELECT event_id, action FROM workos_sync.dead_letter_actions ORDER BY seq")
         .fetch_all(world.pool())
         .await

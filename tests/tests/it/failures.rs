@@ -299,3 +299,91 @@ async fn attempts_and_first_seen_survive_a_restart() {
     assert_eq!(letter["attempts"], 4, "{before} of them before the restart");
     assert_eq!(letter["first_seen"], letter["event"]["received_at"]);
 }
+
+/// What was settled at its second delivery, for no fault of its own: what is to be seen of the first.
+async fn came_again(world: &mut World, event: &str, class: &str) {
+    world.settled().await;
+    world.assert_in_step().await;
+    assert_eq!(outcome(world, event).await.as_deref(), Some("applied"));
+    assert_eq!(attempts(world, event).await, 1, "only the one that succeeded was used up");
+    assert_eq!(letters(world).await, Vec::<Value>::new());
+    let metrics = world.worker_metrics(0).await;
+    let retries = metrics.value("workos_sync_retries_total", &[("reason", class)]);
+    assert!((retries - 1.0).abs() < f64::EPSILON, "{retries} retries were counted");
+    let log = world.worker(0).logs();
+    assert!(!log.contains("ERROR"), "nobody need look: {log}");
+}
+
+#[tokio::test]
+async fn a_first_404_uses_up_no_attempt_and_is_asked_again() {
+    let mut world = impatient().env("SYNC_MAX_ATTEMPTS", "1").start().await;
+    let ada = world.sim().user("ada@example.com");
+    world.sim().fail_next(Kind::User, &ada, 1, Failure::Status(404));
+    let event = world.sim().last_event(Kind::User, &ada).expect("an event").id;
+    world.sim().post(&event).await.expect("a delivery");
+    world
+        .eventually("a first answer in the ledger", async || {
+            (reason(&world, &event).await.as_deref() == Some("unconfirmed")).then_some(())
+        })
+        .await;
+    assert_eq!((outcome(&world, &event).await, attempts(&world, &event).await), (None, 0));
+    assert_eq!(world.any_row(Kind::User, &ada).await, None, "one answer is not enough for a tombstone");
+    came_again(&mut world, &event, "unconfirmed").await;
+}
+
+#[tokio::test]
+async fn what_hangs_on_an_object_that_could_not_be_had_waits_and_uses_up_no_attempt() {
+    let mut world = impatient().env("SYNC_MAX_ATTEMPTS", "1").start().await;
+    let (ada, acme) = (world.sim().user("ada@example.com"), world.sim().organization("Acme"));
+    let member = world.sim().membership(&ada, &acme);
+    world.sim().fail_next(Kind::User, &ada, 1, Failure::Status(404));
+    let event = world.sim().last_event(Kind::OrganizationMembership, &member).expect("an event").id;
+    world.sim().post(&event).await.expect("a delivery");
+    let waits = format!("parent_waits user/{ada}");
+    world
+        .eventually("the parent's name in the ledger", async || {
+            (reason(&world, &event).await == Some(waits.clone())).then_some(())
+        })
+        .await;
+    assert_eq!((outcome(&world, &event).await, attempts(&world, &event).await), (None, 0));
+    assert_eq!(world.any_row(Kind::OrganizationMembership, &member).await, None);
+    came_again(&mut world, &event, "parent_waits").await;
+}
+
+/// The story of each class.
+const STORIES: [(&str, &str); 15] = [
+    ("rate_limited", "a_rate_limit_uses_up_no_attempt"),
+    ("server_fault", "a_server_fault_about_one_object_uses_up_its_attempts"),
+    ("unreachable", "a_connection_that_breaks_for_one_object_uses_up_its_attempts"),
+    ("timed_out", "an_object_that_never_answers_in_time_uses_up_its_attempts"),
+    ("key_refused", "a_refused_key_pauses_asking_says_so_once_and_resumes_by_itself"),
+    ("forbidden", "a_question_that_the_key_is_refused_for_alone_uses_up_its_attempts"),
+    ("not_understood", "an_answer_that_is_not_understood_uses_up_attempts"),
+    ("stale_read", "answers_that_stay_older_than_the_event_use_up_its_attempts"),
+    ("unconfirmed", "a_first_404_uses_up_no_attempt_and_is_asked_again"),
+    ("parent_waits", "what_hangs_on_an_object_that_could_not_be_had_waits_and_uses_up_no_attempt"),
+    ("database_unavailable", "an_unavailable_database_uses_up_no_attempt"),
+    ("row_refused", "a_row_that_postgres_refuses_uses_up_attempts_and_tells_no_value"),
+    ("malformed", "an_event_that_names_no_object_dies_at_once"),
+    ("crash", "an_event_that_kills_the_worker_becomes_a_dead_letter_and_its_neighbours_live"),
+    ("later_version", "a_kind_of_a_later_version_uses_up_no_attempt"),
+];
+
+#[tokio::test]
+async fn every_failure_class_has_a_story() {
+    // The classes, as the command knows them: it refuses another one and lists those there are.
+    let world = World::builder().without_programs().start().await;
+    let refused = world.worker_command(&["dlq", "list", "--reason", "mood"]).await;
+    let (_, listed) = refused.stderr.split_once("possible values: ").expect("the classes");
+    let (listed, _) = listed.split_once(']').expect("the end of the list");
+    let classes: Vec<&str> = listed.split(", ").collect();
+    assert_eq!(
+        classes,
+        STORIES.map(|(class, _)| class),
+        "a class without a story, or a story without a class"
+    );
+    let told = concat!(include_str!("failures.rs"), include_str!("dead_letters.rs"));
+    for (class, story) in STORIES {
+        assert!(told.contains(&format!("async fn {story}()")), "the story of {class} is gone");
+    }
+}

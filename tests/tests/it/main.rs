@@ -26,6 +26,7 @@ mod ledger;
 mod main_path;
 mod order;
 mod outage;
+mod page;
 mod privacy;
 mod programs;
 mod records;

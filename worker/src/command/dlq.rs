@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use shared::admin::Readiness;
 use shared::exit::Exit;
 use shared::id::Kind;
-use shared::{broker, clock, shutdown, telemetry, timestamp};
+use shared::{broker, shutdown, telemetry};
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::DeadLetterConfig;
 use crate::database;
 use crate::dead_letter::act::{Action, Counts, Order, Run};
+use crate::dead_letter::list::{by_reason, moment, printable, total};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, Filter};
 use crate::failure::Failure;
 use crate::workos::Rate;
@@ -141,16 +142,6 @@ impl From<Which> for Filter {
     }
 }
 
-/// A time, or how long ago.
-fn moment(text: &str) -> Result<DateTime<Utc>, String> {
-    timestamp::parse(text)
-        .or_else(|| {
-            let ago = chrono::TimeDelta::from_std(humantime::parse_duration(text).ok()?).ok()?;
-            clock::now().checked_sub_signed(ago)
-        })
-        .ok_or_else(|| "wants a time such as 2026-01-15T12:00:00Z, or how long ago, such as 2h".to_owned())
-}
-
 fn rate(text: &str) -> Result<Rate, String> {
     text.parse().map_err(|()| "wants a rate such as 50/s or 600/m, or `off`".to_owned())
 }
@@ -250,11 +241,6 @@ fn row(letter: &DeadLetter) -> [String; 7] {
     ]
 }
 
-/// Ids come from outside, and a terminal obeys control characters.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
-}
-
 fn table<const N: usize>(header: &[String; N], rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for line in std::iter::once(header).chain(rows) {
@@ -270,25 +256,6 @@ fn table<const N: usize>(header: &[String; N], rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
-}
-
-fn by_reason(letters: &[DeadLetter]) -> BTreeMap<&str, usize> {
-    let mut reasons = BTreeMap::new();
-    for letter in letters {
-        *reasons.entry(letter.reason.as_str()).or_default() += 1;
-    }
-    reasons
-}
-
-/// `3 dead letters: 2 row_refused, 1 crash`
-fn total(count: usize, reasons: &BTreeMap<&str, usize>) -> String {
-    let each: Vec<String> =
-        reasons.iter().map(|(reason, count)| format!("{count} {}", printable(reason))).collect();
-    match count {
-        0 => "no dead letters".to_owned(),
-        1 => format!("1 dead letter: {}", each.join(", ")),
-        count => format!("{count} dead letters: {}", each.join(", ")),
-    }
 }
 
 async fn show(
@@ -516,26 +483,6 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_moment_is_a_time_or_how_long_ago() {
-        assert_eq!(
-            moment("2026-01-15T12:00:00Z").ok().map(|time| time.to_rfc3339()).as_deref(),
-            Some("2026-01-15T12:00:00+00:00")
-        );
-        let ago = clock::now() - moment("2h").expect("two hours ago");
-        assert!((119..=121).contains(&ago.num_minutes()));
-        assert!(moment("soon").is_err());
-    }
-
-    #[test]
-    fn a_total_names_each_reason() {
-        assert_eq!(total(0, &BTreeMap::new()), "no dead letters");
-        assert_eq!(
-            total(3, &BTreeMap::from([("row_refused", 2), ("crash", 1)])),
-            "3 dead letters: 1 crash, 2 row_refused"
-        );
-    }
 
     #[test]
     fn a_table_is_as_wide_as_its_cells_and_obeys_no_control_characters() {

@@ -1,11 +1,13 @@
 //! `worker run`: consume events and write the mirror.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use shared::admin::{self, Admin, Readiness};
 use shared::exit::Exit;
 use shared::{broker, shutdown, telemetry};
+use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,12 +18,13 @@ use crate::dead_letter::{self, DeadLetters};
 use crate::failure::Failure;
 use crate::listing::Patience;
 use crate::metrics::Metrics;
+use crate::page::{Page, Rooms};
 use crate::process::Means;
 use crate::sync::{Purpose, Sync};
 use crate::tail::{self, Tail};
 use crate::verify::{self, Schedule};
 use crate::workos::Lane;
-use crate::{backoff, consumer, database, fast_lane};
+use crate::{backoff, consumer, database, fast_lane, page};
 
 /// Consumes until told to leave.
 pub async fn run(config: Config) -> anyhow::Result<Exit> {
@@ -31,9 +34,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let readiness = Readiness::default();
     readiness.unready("database", "not asked yet");
     readiness.unready("stream", "not subscribed yet");
-    let rendered = metrics.clone();
-    let admin =
-        admin::serve(config.admin, Admin::new(readiness.clone(), move || rendered.render()), stop.clone())?;
+    let (admin, page) = show(&config, &readiness, &metrics, &stop)?;
     tracing::info!(admin = %admin, env = config.ask.env, "worker started");
 
     let connections = u32::try_from(consumer::in_flight(&config))
@@ -100,6 +101,10 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         alone: Arc::default(),
     };
     look_after(&means, &readiness, &stop);
+    if let Some(page) = page {
+        let database = database::pool(&config.database.url, page::CONNECTIONS)?;
+        page.open(rooms(&means, database, &jetstream, &readiness), stop.clone());
+    }
     consumer::run(&config, jetstream, means, readiness, stop).await;
     fast_lane.await.context("the fast lane failed")?;
     if let Some(tail) = tail {
@@ -115,6 +120,40 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     pool.close().await;
     tracing::info!("worker ended");
     Ok(Exit::Success)
+}
+
+/// Serves the admin address, and on it the operator page if there is one.
+fn show(
+    config: &Config,
+    readiness: &Readiness,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<(SocketAddr, Option<Arc<Page>>)> {
+    let metrics = metrics.clone();
+    let mut admin = Admin::new(readiness.clone(), move || metrics.render());
+    let page = config.page_token.as_ref().map(Page::new).transpose()?.map(Arc::new);
+    if let Some(page) = page.clone() {
+        admin = admin.with_page(page::PATH, move |request| Arc::clone(&page).answer(request));
+    }
+    Ok((admin::serve(config.admin, admin, stop.clone())?, page))
+}
+
+/// What the operator page looks at.
+fn rooms(
+    means: &Means,
+    database: PgPool,
+    jetstream: &async_nats::jetstream::Context,
+    readiness: &Readiness,
+) -> Rooms {
+    Rooms {
+        env: means.sync.env.clone(),
+        database,
+        letters: means.dead_letters.clone(),
+        jetstream: jetstream.clone(),
+        breaker: means.breaker.clone(),
+        unwell: means.sync.workos.unwell(),
+        readiness: readiness.clone(),
+    }
 }
 
 /// What goes on beside the consumer: who is unwell is told, dead letters are counted, exhausted events seen to.
@@ -169,7 +208,7 @@ async fn tell_of_the_breaker(
 }
 
 /// Waits for Postgres, applies migrations when told to, and says which are missing.
-async fn missing_migrations(pool: &sqlx::PgPool, auto_migrate: bool) -> anyhow::Result<Vec<String>> {
+async fn missing_migrations(pool: &PgPool, auto_migrate: bool) -> anyhow::Result<Vec<String>> {
     let mut attempt = 0;
     while !database::answers(pool).await {
         attempt += 1;

@@ -10,13 +10,14 @@ use clap::Args;
 use serde::Serialize;
 use shared::admin::Readiness;
 use shared::exit::Exit;
-use shared::{broker, clock, subject, telemetry};
+use shared::{broker, clock, telemetry};
 use sqlx::PgPool;
 
 use super::dlq::Format;
 use crate::config::DeadLetterConfig;
-use crate::database;
 use crate::dead_letter::DeadLetters;
+use crate::standing::{Tail, Waiting};
+use crate::{database, standing};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,15 +60,6 @@ struct Ledger {
 }
 
 #[derive(Serialize)]
-struct Tail {
-    cursor: Option<String>,
-    event_at: Option<DateTime<Utc>>,
-    checked_at: DateTime<Utc>,
-    checked_seconds_ago: i64,
-    verify_requested_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Serialize)]
 struct Table {
     kind: String,
     live: i64,
@@ -104,7 +96,7 @@ pub async fn status(config: DeadLetterConfig, arguments: StatusArguments) -> any
     let status = Status {
         env: config.env.clone(),
         ledger: ledger(&pool, &config.env).await.context("failed to read the ledger")?,
-        tail: tail(&pool, &config.env).await.context("failed to read the cursor")?,
+        tail: standing::tail(&pool, &config.env).await.context("failed to read the cursor")?,
         tables: tables(&pool, &config.env).await.context("failed to count the mirror")?,
         runs: runs(&pool, &config.env).await.context("failed to read the runs")?,
         broker,
@@ -179,15 +171,7 @@ async fn queue(config: &DeadLetterConfig) -> anyhow::Result<Queue> {
     }
     let jetstream = jetstream::new(client);
     let facts = broker::ensure_events(&jetstream, config.broker.replicas).await?;
-    let stream = jetstream
-        .get_stream_no_info(subject::EVENTS_STREAM)
-        .await
-        .with_context(|| format!("failed to open the stream {}", subject::EVENTS_STREAM))?;
-    // Before the first worker ran there is no consumer, and everything waits.
-    let (waiting, in_hand) = match stream.consumer_info(subject::worker_consumer(&config.env)).await {
-        Ok(info) => (info.num_pending, info.num_ack_pending),
-        Err(_) => (stream.get_info().await.context("failed to look at the stream")?.state.messages, 0),
-    };
+    let Waiting { waiting, in_hand } = standing::waiting(&jetstream, &config.env).await?;
     let letters = DeadLetters::new(&config.env, jetstream);
     letters.ensure(config.broker.replicas).await?;
     Ok(Queue { durability: facts.durability(), waiting, in_hand, dead_letters: letters.depth().await? })
@@ -195,28 +179,7 @@ async fn queue(config: &DeadLetterConfig) -> anyhow::Result<Queue> {
 
 async fn ledger(pool: &PgPool, env: &str) -> sqlx::Result<Ledger> {
     let hour_ago = clock::now() - chrono::TimeDelta::hours(1);
-    let open = sqlx::query!(
-        r#"
-        SELECT count(*) AS "open!", min(received_at) AS oldest
-        FROM workos_sync.events
-        WHERE env = $1 AND outcome IS NULL
-        "#,
-        env
-    )
-    .fetch_one(pool)
-    .await?;
-    let reason = sqlx::query_scalar!(
-        r#"
-        SELECT reason
-        FROM workos_sync.events
-        WHERE env = $1 AND outcome IS NULL
-        ORDER BY received_at
-        LIMIT 1
-        "#,
-        env
-    )
-    .fetch_optional(pool)
-    .await?;
+    let open = standing::open(pool, env).await?;
     let settled = sqlx::query!(
         r#"
         SELECT count(*) AS "settled!",
@@ -230,32 +193,12 @@ async fn ledger(pool: &PgPool, env: &str) -> sqlx::Result<Ledger> {
     .fetch_one(pool)
     .await?;
     Ok(Ledger {
-        open: open.open,
-        oldest_open_at: open.oldest,
-        oldest_open_reason: reason.flatten(),
+        open: open.count,
+        oldest_open_at: open.oldest_at,
+        oldest_open_reason: open.oldest_reason,
         settled_last_hour: settled.settled,
         lag_seconds_last_hour: settled.lag,
     })
-}
-
-async fn tail(pool: &PgPool, env: &str) -> sqlx::Result<Option<Tail>> {
-    let row = sqlx::query!(
-        r#"
-        SELECT cursor, event_at, checked_at, verify_requested_at
-        FROM workos_sync.cursors
-        WHERE env = $1 AND name = 'events'
-        "#,
-        env
-    )
-    .fetch_optional(pool)
-    .await?;
-    Ok(row.map(|row| Tail {
-        cursor: row.cursor,
-        event_at: row.event_at,
-        checked_at: row.checked_at,
-        checked_seconds_ago: (clock::now() - row.checked_at).num_seconds(),
-        verify_requested_at: row.verify_requested_at,
-    }))
 }
 
 async fn tables(pool: &PgPool, env: &str) -> sqlx::Result<Vec<Table>> {

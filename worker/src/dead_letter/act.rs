@@ -104,10 +104,23 @@ impl DeadLetters {
         letters: &[DeadLetter],
         order: &Order,
         stop: &CancellationToken,
+        moved: impl FnMut(Counts),
+    ) -> anyhow::Result<Run> {
+        let id = self.begin(database, order).await?;
+        self.carry_out(database, id, letters, order, stop, moved).await
+    }
+
+    /// The same, in a run that was begun.
+    pub async fn carry_out(
+        &self,
+        database: &PgPool,
+        id: i64,
+        letters: &[DeadLetter],
+        order: &Order,
+        stop: &CancellationToken,
         mut moved: impl FnMut(Counts),
     ) -> anyhow::Result<Run> {
         let stream = self.stream().await?;
-        let id = self.begin(database, order).await?;
         let mut counts = Counts { selected: letters.len(), ..Counts::default() };
         let started = Instant::now();
         for step in letters.chunks(step_of(order.rate)) {
@@ -158,7 +171,8 @@ impl DeadLetters {
         Ok(rows.into_iter().map(|row| (row.id, row.outcome)).collect())
     }
 
-    async fn begin(&self, database: &PgPool, order: &Order) -> anyhow::Result<i64> {
+    /// Records that it begins; returns the number of the run.
+    pub async fn begin(&self, database: &PgPool, order: &Order) -> anyhow::Result<i64> {
         sqlx::query_scalar!(
             r#"
             INSERT INTO workos_sync.runs (env, command, actor, reason, arguments)
@@ -297,7 +311,11 @@ impl DeadLetters {
 
     /// Removes them, and the earlier ones they stand for.
     async fn remove(&self, stream: &Stream, letters: &[DeadLetter]) -> anyhow::Result<()> {
-        let seqs = letters.iter().flat_map(|letter| letter.earlier.iter().copied().chain([letter.seq]));
+        let mut seqs = Vec::with_capacity(letters.len());
+        for letter in letters {
+            seqs.extend(&letter.earlier);
+            seqs.push(letter.seq);
+        }
         let mut removals = stream::iter(seqs)
             .map(|seq| async move {
                 let Err(error) = stream.delete_message(seq).await else { return Ok(()) };

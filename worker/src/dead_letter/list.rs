@@ -1,6 +1,6 @@
 //! Reading dead letters.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use shared::id::Kind;
-use shared::subject;
+use shared::{clock, subject, timestamp};
 
 use super::{DeadLetter, DeadLetters};
 
@@ -174,6 +174,44 @@ fn one_per_event(letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
     kept.into_iter().flatten().collect()
 }
 
+/// A time, or how long ago, as a person says it.
+pub fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    timestamp::parse(text)
+        .or_else(|| {
+            let ago = chrono::TimeDelta::from_std(humantime::parse_duration(text).ok()?).ok()?;
+            clock::now().checked_sub_signed(ago)
+        })
+        .ok_or_else(|| "wants a time such as 2026-01-15T12:00:00Z, or how long ago, such as 2h".to_owned())
+}
+
+/// How many of each reason.
+#[must_use]
+pub fn by_reason(letters: &[DeadLetter]) -> BTreeMap<&str, usize> {
+    let mut reasons = BTreeMap::new();
+    for letter in letters {
+        *reasons.entry(letter.reason.as_str()).or_default() += 1;
+    }
+    reasons
+}
+
+/// `3 dead letters: 2 row_refused, 1 crash`
+#[must_use]
+pub fn total(count: usize, reasons: &BTreeMap<&str, usize>) -> String {
+    let each: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{count} {}", printable(reason))).collect();
+    match count {
+        0 => "no dead letters".to_owned(),
+        1 => format!("1 dead letter: {}", each.join(", ")),
+        count => format!("{count} dead letters: {}", each.join(", ")),
+    }
+}
+
+/// Ids come from outside, and a terminal obeys control characters.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
@@ -233,5 +271,25 @@ mod tests {
         }));
         assert!(!fits(Filter { reason: Some("crash".to_owned()), ..Filter::default() }));
         assert!(!fits(Filter { event_type: Some("user.created".to_owned()), ..Filter::default() }));
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        assert_eq!(
+            moment("2026-01-15T12:00:00Z").ok().map(|time| time.to_rfc3339()).as_deref(),
+            Some("2026-01-15T12:00:00+00:00")
+        );
+        let ago = clock::now() - moment("2h").expect("two hours ago");
+        assert!((119..=121).contains(&ago.num_minutes()));
+        assert!(moment("soon").is_err());
+    }
+
+    #[test]
+    fn a_total_names_each_reason() {
+        assert_eq!(total(0, &BTreeMap::new()), "no dead letters");
+        assert_eq!(
+            total(3, &BTreeMap::from([("row_refused", 2), ("crash", 1)])),
+            "3 dead letters: 1 crash, 2 row_refused"
+        );
     }
 }

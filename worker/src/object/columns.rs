@@ -150,7 +150,7 @@ macro_rules! columns {
     // What cannot be a field of a row by its own name: `id` is what the guard knows it by, `type` a word of Rust.
     (@name workos_id) => { "id" };
     (@name role_type) => { "type" };
-    (@name $name:ident) => { stringify!($name) };
+    (@name $name:ident) => { $crate::object::columns::bare(stringify!($name)) };
     (@personal $name:ident personal) => { $crate::object::columns::columns!(@name $name) };
     (@personal $name:ident $other:ident) => { "" };
     (@unannounced $name:ident unannounced) => { $crate::object::columns::columns!(@name $name) };
@@ -197,7 +197,7 @@ macro_rules! columns {
                 use $crate::object::columns::Column as _;
                 Self {
                     id: id.to_owned(),
-                    $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::bare($crate::object::columns::columns!(@name $name))), )+
+                    $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::columns!(@name $name)), )+
                     raw: serde_json::Value::Object(fields),
                     deleted_at: None,
                 }
@@ -213,7 +213,7 @@ macro_rules! columns {
                     let before = old.and_then(|old| old.$name.as_ref());
                     if !$crate::object::columns::columns!(@derived $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
-                            column: $crate::object::columns::bare($crate::object::columns::columns!(@name $name)),
+                            column: $crate::object::columns::columns!(@name $name),
                             old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
                             new: self.$name.to_json(),
                         });
@@ -237,7 +237,7 @@ macro_rules! columns {
                 $(
                     if $crate::object::columns::columns!(@derived $( $marker )?) && self.$name != old.$name {
                         changes.push($crate::object::columns::Change {
-                            column: $crate::object::columns::bare($crate::object::columns::columns!(@name $name)),
+                            column: $crate::object::columns::columns!(@name $name),
                             old: old.$name.to_json(),
                             new: self.$name.to_json(),
                         });

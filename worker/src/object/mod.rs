@@ -572,12 +572,6 @@ kinds! {
     User => user,
     OrganizationDomain => organization_domain,
     OrganizationMembership => organization_membership,
-    Connection => connection,
-    Invitation => invitation,
-    Role => role by slug,
-    OrganizationRole => organization_role by slug,
-    Permission => permission by slug,
-    FeatureFlag => feature_flag by slug,
     Directory => directory,
     DirectoryUser => directory_user,
     DirectoryGroup => directory_group,
@@ -586,6 +580,12 @@ kinds! {
     GroupMembership => group_membership as whole,
     Session => session as whole,
     ApiKey => api_key as whole,
+    Connection => connection,
+    Invitation => invitation,
+    Role => role by slug,
+    OrganizationRole => organization_role by slug,
+    Permission => permission by slug,
+    FeatureFlag => feature_flag by slug,
 }
 
 /// What names the relation of this kind that belongs to this object.

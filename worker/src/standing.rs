@@ -1,0 +1,195 @@
+//! How things stand, for whoever asks: `worker status` and the operator page.
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use shared::{clock, subject};
+use sqlx::PgPool;
+
+/// Events on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Those that no worker has had yet.
+    pub waiting: u64,
+    /// Those delivered and not settled, those that wait for a retry among them.
+    pub in_hand: usize,
+}
+
+/// What the broker has for the workers of this environment.
+pub async fn waiting(jetstream: &jetstream::Context, env: &str) -> anyhow::Result<Waiting> {
+    let stream = jetstream
+        .get_stream_no_info(subject::EVENTS_STREAM)
+        .await
+        .with_context(|| format!("failed to open the stream {}", subject::EVENTS_STREAM))?;
+    // Before the first worker ran there is no consumer, and everything waits.
+    let (waiting, in_hand) = match stream.consumer_info(subject::worker_consumer(env)).await {
+        Ok(info) => (info.num_pending, info.num_ack_pending),
+        Err(_) => (stream.get_info().await.context("failed to look at the stream")?.state.messages, 0),
+    };
+    Ok(Waiting { waiting, in_hand })
+}
+
+/// Events that were tried and have no outcome yet.
+#[derive(Debug)]
+pub struct Open {
+    /// How many.
+    pub count: i64,
+    /// Since when the oldest is here.
+    pub oldest_at: Option<DateTime<Utc>>,
+    /// Why that one waits.
+    pub oldest_reason: Option<String>,
+}
+
+/// Looks for them in the ledger.
+pub async fn open(pool: &PgPool, env: &str) -> sqlx::Result<Open> {
+    let open = sqlx::query!(
+        r#"
+        SELECT count(*) AS "open!", min(received_at) AS oldest
+        FROM workos_sync.events
+        WHERE env = $1 AND outcome IS NULL
+        "#,
+        env
+    )
+    .fetch_one(pool)
+    .await?;
+    let reason = sqlx::query_scalar!(
+        r#"
+        SELECT reason
+        FROM workos_sync.events
+        WHERE env = $1 AND outcome IS NULL
+        ORDER BY received_at
+        LIMIT 1
+        "#,
+        env
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(Open { count: open.open, oldest_at: open.oldest, oldest_reason: reason.flatten() })
+}
+
+/// How far the Events API was read.
+#[derive(Debug, Serialize)]
+pub struct Tail {
+    /// The last event that was read.
+    pub cursor: Option<String>,
+    /// When WorkOS made it.
+    pub event_at: Option<DateTime<Utc>>,
+    /// When a page was last read.
+    pub checked_at: DateTime<Utc>,
+    /// How long ago that was.
+    pub checked_seconds_ago: i64,
+    /// Since when a verify is wanted, because events may have been missed.
+    pub verify_requested_at: Option<DateTime<Utc>>,
+}
+
+/// Looks where the cursor stands.
+pub async fn tail(pool: &PgPool, env: &str) -> sqlx::Result<Option<Tail>> {
+    let row = sqlx::query!(
+        r#"
+        SELECT cursor, event_at, checked_at, verify_requested_at
+        FROM workos_sync.cursors
+        WHERE env = $1 AND name = 'events'
+        "#,
+        env
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| Tail {
+        cursor: row.cursor,
+        event_at: row.event_at,
+        checked_at: row.checked_at,
+        checked_seconds_ago: (clock::now() - row.checked_at).num_seconds(),
+        verify_requested_at: row.verify_requested_at,
+    }))
+}
+
+/// An event, as the ledger has it.
+#[derive(Debug)]
+pub struct Recent {
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub event_type: String,
+    /// The object it is about.
+    pub object_id: Option<String>,
+    /// How it ended; none while it is being tried.
+    pub outcome: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// When WorkOS made it.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it was settled.
+    pub settled_at: Option<DateTime<Utc>>,
+}
+
+/// The newest events, by their ids: WorkOS makes those in the order of time.
+pub async fn recent(pool: &PgPool, env: &str, count: i64) -> sqlx::Result<Vec<Recent>> {
+    sqlx::query_as!(
+        Recent,
+        r#"
+        SELECT id, type AS event_type, object_id, outcome, reason, created_at, settled_at
+        FROM workos_sync.events
+        WHERE env = $1
+        ORDER BY id DESC
+        LIMIT $2
+        "#,
+        env,
+        count
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// A replay, a discard, or another run.
+#[derive(Debug)]
+pub struct Run {
+    /// Its number.
+    pub id: i64,
+    /// What was done.
+    pub command: String,
+    /// Who wanted it.
+    pub actor: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// What it counted so far.
+    pub counts: Option<serde_json::Value>,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How it ended; none before.
+    pub result: Option<String>,
+}
+
+/// The newest runs.
+pub async fn runs(pool: &PgPool, env: &str, count: i64) -> sqlx::Result<Vec<Run>> {
+    sqlx::query_as!(
+        Run,
+        r#"
+        SELECT id, command, actor, reason, counts, started_at, result
+        FROM workos_sync.runs
+        WHERE env = $1
+        ORDER BY id DESC
+        LIMIT $2
+        "#,
+        env,
+        count
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// One run.
+pub async fn run(pool: &PgPool, env: &str, id: i64) -> sqlx::Result<Option<Run>> {
+    sqlx::query_as!(
+        Run,
+        r#"
+        SELECT id, command, actor, reason, counts, started_at, result
+        FROM workos_sync.runs
+        WHERE env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(pool)
+    .await
+}
