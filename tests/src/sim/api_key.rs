@@ -73,6 +73,15 @@ impl Object for ApiKey {
         shown
     }
 
+    /// Of an update, WorkOS tells one former value.
+    fn payload(&self, event_type: &str, view: View<'_>, own: &Fields) -> Fields {
+        let mut told = self.represent(view, own);
+        if event_type == "api_key.updated" {
+            told.insert("previous_attributes".to_owned(), json!({"expires_at": null}));
+        }
+        told
+    }
+
     fn delete_event(&self) -> String {
         "api_key.revoked".to_owned()
     }
