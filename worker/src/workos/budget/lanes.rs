@@ -13,8 +13,8 @@ use super::Lane;
 /// One request in so many goes to a lane that would have to wait for others: the tail must not stand still.
 const fn share(lane: Lane) -> Option<f64> {
     match lane {
-        Lane::Immediate | Lane::Events => None,
-        Lane::Retries | Lane::Tail => Some(20.0),
+        Lane::Immediate => None,
+        Lane::Events | Lane::Retries | Lane::Tail => Some(20.0),
         Lane::Backfill => Some(40.0),
     }
 }
@@ -66,12 +66,12 @@ impl Lanes {
 }
 
 impl Waiting<'_> {
-    /// Whether it goes as if it were of the lane of events.
+    /// The lane as which it goes: with a place of its share, the first.
     pub(super) fn lane(&self) -> Lane {
-        if self.has_share { self.lane.min(Lane::Events) } else { self.lane }
+        if self.has_share { Lane::Immediate } else { self.lane }
     }
 
-    /// Takes the place of one of the lane of events, if it is this lane's turn to.
+    /// Takes the place of one of the first lane, if it is this lane's turn to.
     pub(super) fn takes_share(&mut self) -> bool {
         let share = self.lanes.shares[self.lane as usize].as_ref();
         self.has_share = self.has_share || share.is_some_and(|share| share.check().is_ok());

@@ -65,16 +65,16 @@ impl Limit {
     }
 }
 
-/// The limits that a request of `path` falls under, the narrowest first.
+/// The limits that a request of `path` falls under, the widest first: what was granted by the narrowest leaves at once.
 pub(super) fn of(path: &str) -> Vec<Limit> {
     let mut limits = Vec::with_capacity(2);
+    limits.push(Limit::Everything);
     if let Some(query) = path.strip_prefix("/directory_users?") {
         let directory = query.split('&').find_map(|pair| pair.strip_prefix("directory="));
         limits.extend(directory.map(|id| Limit::Directory(id.to_owned())));
     } else if path.starts_with("/user_management/") {
         limits.push(Limit::UserManagement);
     }
-    limits.push(Limit::Everything);
     limits
 }
 
@@ -95,10 +95,10 @@ mod tests {
     #[test]
     fn a_request_falls_under_the_limits_that_its_path_says() {
         assert_eq!(of("/organizations/org_1"), [Limit::Everything]);
-        assert_eq!(of("/user_management/users/user_1"), [Limit::UserManagement, Limit::Everything]);
+        assert_eq!(of("/user_management/users/user_1"), [Limit::Everything, Limit::UserManagement]);
         assert_eq!(
             of("/directory_users?directory=directory_1&limit=100"),
-            [Limit::Directory("directory_1".to_owned()), Limit::Everything]
+            [Limit::Everything, Limit::Directory("directory_1".to_owned())]
         );
         assert_eq!(of("/directory_users/directory_user_1"), [Limit::Everything]);
     }
