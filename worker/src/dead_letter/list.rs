@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{HeaderMap, HeaderValue};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use shared::id::Kind;
@@ -179,7 +179,8 @@ pub fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     timestamp::parse(text)
         .or_else(|| {
             let ago = chrono::TimeDelta::from_std(humantime::parse_duration(text).ok()?).ok()?;
-            clock::now().checked_sub_signed(ago)
+            // As exact as a time that is written, so that it can be written and read again.
+            clock::now().checked_sub_signed(ago).map(|time| time.trunc_subsecs(3))
         })
         .ok_or_else(|| "wants a time such as 2026-01-15T12:00:00Z, or how long ago, such as 2h".to_owned())
 }
