@@ -287,7 +287,7 @@ impl Sync {
                 if let Verdict::Present(record) = &entry.verdict
                     && record.lacks_a_change(&entry.members)
                 {
-                    entry.verdict = Verdict::Wait(Failure::StaleRead);
+                    entry.verdict = Verdict::Wait(Failure::Unconfirmed);
                 }
                 if let Verdict::Present(record) = &mut entry.verdict {
                     record.row.hear(&entry.ends);
@@ -361,7 +361,7 @@ impl Sync {
         };
         for relation in within_time(look).await? {
             if let Some(entry) = entries.get_mut(&relation) {
-                entry.verdict = Verdict::Wait(Failure::StaleRead);
+                entry.verdict = Verdict::Wait(Failure::Unconfirmed);
             }
         }
         Ok(())

@@ -282,12 +282,12 @@ async fn trouble_on_the_way_is_waited_out_and_a_refused_key_is_not() {
     let sim = world.sim();
     sim.outage(Some(Failure::Status(401)));
     sim.seed(&COMPANY);
-    let refused = world.worker_command(&["backfill"]).await;
+    let refused = world.worker_command(&COMPANY_ONLY).await;
     assert_eq!(refused.code(), Some(3), "{}", refused.stderr);
     assert!(refused.stderr.contains("WORKOS_API_KEY"), "{}", refused.stderr);
 
     sim.outage(Some(Failure::Status(503)));
-    let running = world.start_worker_command(&["backfill"], &[]);
+    let running = world.start_worker_command(&COMPANY_ONLY, &[]);
     world.eventually("failed requests", async || (sim.requests().with_status(503) > 3).then_some(())).await;
     sim.outage(None);
     let ended = world.finish(running).await;
@@ -295,7 +295,7 @@ async fn trouble_on_the_way_is_waited_out_and_a_refused_key_is_not() {
     // A list may have been a moment old; the next backfill is of a quiet WorkOS.
     tokio::time::sleep(Duration::from_millis(sim.knobs().stale_window_ms)).await;
     sim.set_knobs(Knobs::default());
-    assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    assert_eq!(world.worker_command(&COMPANY_ONLY).await.code(), Some(0));
     world.assert_in_step().await;
 }
 

@@ -351,7 +351,7 @@ async fn what_hangs_on_an_object_that_could_not_be_had_waits_and_uses_up_no_atte
 }
 
 /// The story of each class.
-const STORIES: [(&str, &str); 15] = [
+const STORIES: [(&str, &str); 17] = [
     ("rate_limited", "a_rate_limit_uses_up_no_attempt"),
     ("server_fault", "a_server_fault_about_one_object_uses_up_its_attempts"),
     ("unreachable", "a_connection_that_breaks_for_one_object_uses_up_its_attempts"),
@@ -366,6 +366,8 @@ const STORIES: [(&str, &str); 15] = [
     ("row_refused", "a_row_that_postgres_refuses_uses_up_attempts_and_tells_no_value"),
     ("malformed", "an_event_that_names_no_object_dies_at_once"),
     ("crash", "an_event_that_kills_the_worker_becomes_a_dead_letter_and_its_neighbours_live"),
+    ("awaits_list", "a_burst_of_a_directory_costs_a_list_and_equals_single_questions"),
+    ("cannot_ask", "a_group_of_which_nobody_knows_the_organization_gets_a_clear_answer"),
     ("later_version", "a_kind_of_a_later_version_uses_up_no_attempt"),
 ];
 
@@ -382,7 +384,12 @@ async fn every_failure_class_has_a_story() {
         STORIES.map(|(class, _)| class),
         "a class without a story, or a story without a class"
     );
-    let told = concat!(include_str!("failures.rs"), include_str!("dead_letters.rs"));
+    let told = concat!(
+        include_str!("failures.rs"),
+        include_str!("dead_letters.rs"),
+        include_str!("directory_burst.rs"),
+        include_str!("relations.rs")
+    );
     for (class, story) in STORIES {
         assert!(told.contains(&format!("async fn {story}()")), "the story of {class} is gone");
     }

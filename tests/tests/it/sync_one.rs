@@ -24,7 +24,8 @@ async fn a_user_comes_with_its_memberships_and_what_changed_is_told_column_by_co
         assert!(first.stdout.lines().any(|printed| printed == line), "{line} in {}", first.stdout);
     }
     world.assert_in_step().await;
-    assert_eq!(sim.requests().total(), 3, "the user, its memberships, an organization that was missing");
+    // And the lists of its sessions, API keys and groups.
+    assert_eq!(sim.requests().total(), 6, "the user, its memberships, an organization that was missing");
 
     sim.silently_update(
         Kind::User,
