@@ -18,7 +18,7 @@ use crate::progress::Progress;
 use crate::reconcile::{self, Settled, Settlements};
 use crate::runs::{self, Run};
 use crate::sync::{Sync, Told, within_time};
-use crate::walk::{Position, Visitor, Walk, Walker, plan};
+use crate::walk::{Position, Visitor, Walk, Walker, is_left_out, plan};
 
 /// The name in the books.
 const COMMAND: &str = "backfill";
@@ -132,7 +132,8 @@ pub async fn run(backfill: &Backfill) -> Result<Summary, Interruption> {
         state: Mutex::new(State { checkpoint, summary: Summary { counts, failed: Vec::new() } }),
     };
     for walk in plan(&backfill.only) {
-        if !books.state().checkpoint.done.contains(&walk.kind) {
+        let is_done = books.state().checkpoint.done.contains(&walk.kind);
+        if !is_done && !is_left_out(sync, patience, &backfill.only, &walk).await? {
             backfill.carry_out(&books, &walk).await?;
         }
     }

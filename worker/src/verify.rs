@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::reconcile;
 use crate::runs::{self, Lock};
 use crate::sync::{Sync, Told, within_time};
-use crate::walk::{Position, Visitor, Walk, Walker, plan};
+use crate::walk::{Position, Visitor, Walk, Walker, is_left_out, plan};
 use crate::workos::Answer;
 
 pub use schedule::{Schedule, scheduled};
@@ -192,6 +192,9 @@ impl Verify {
         let found = Found { report: Report { counts, drifts: Vec::new() }, suspects: BTreeMap::new() };
         let comparison = Comparison { verify: self, seen, found: Mutex::new(found) };
         for walk in plan(&self.only) {
+            if is_left_out(&self.sync, &self.patience, &self.only, &walk).await? {
+                continue;
+            }
             comparison.carry_out(&walk).await?;
         }
         comparison.confirm(1).await?;

@@ -13,7 +13,8 @@ use crate::burst::Pace;
 use crate::failure::Failure;
 use crate::listing::{self, Interruption, Page, Patience};
 use crate::object::{self, Listed};
-use crate::sync::Told;
+use crate::runs;
+use crate::sync::{Told, within_time};
 use crate::whole;
 use crate::workos::{Answer, Lane, WorkOs};
 
@@ -87,6 +88,33 @@ pub fn plan(only: &[Kind]) -> Vec<Walk> {
             (!brings.is_empty()).then_some(Walk { kind: walked, brings })
         })
         .collect()
+}
+
+/// With more users, what has a list for each of them is only listed when it is asked for by name.
+const FEW_USERS: i64 = 1_000;
+
+/// Whether a walk is left out of everything: it needs a request for each user, and there are many. Says so.
+pub async fn is_left_out(
+    sync: &crate::sync::Sync,
+    patience: &Patience,
+    only: &[Kind],
+    walk: &Walk,
+) -> Result<bool, Interruption> {
+    let one_by_one =
+        matches!(object::listed(walk.kind), Listed::Whole(owners) if owners.contains(&Kind::User));
+    if !one_by_one || only.len() < Kind::ALL.len() {
+        return Ok(false);
+    }
+    let count = || within_time(runs::live_count(&sync.database, &sync.env, Kind::User.name()));
+    let users = i64::try_from(patience.postgres(count).await?).unwrap_or(i64::MAX);
+    if users > FEW_USERS {
+        let table = object::table(walk.kind);
+        tracing::warn!(
+            users,
+            "{table} are left out, they need a request for each user; `--only {table}` lists them"
+        );
+    }
+    Ok(users > FEW_USERS)
 }
 
 /// How lists are asked for.

@@ -126,7 +126,10 @@ async fn a_list_that_fails_on_page_7_of_20_deletes_nothing_and_goes_on_there() {
     let world = World::builder().without_programs().start().await;
     let sim = world.sim();
     sim.seed(&Company { users: 2_000, ..Company::default() });
-    assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    let first = world.worker_command(&["backfill"]).await;
+    assert_eq!(first.code(), Some(0), "{}", first.stderr);
+    assert!(first.stderr.contains("--only sessions"), "{}", first.stderr);
+    assert_eq!(sim.requests().lists(Kind::Session), 0, "not a request for each user");
     let users = sim.ever(Kind::User);
     for place in [3, 650, 1_999] {
         sim.silently_delete(Kind::User, &users[place]);
