@@ -336,7 +336,8 @@ mod tests {
                 "stale_read",
                 "row_refused",
                 "malformed",
-                "crash"
+                "crash",
+                "cannot_ask"
             ]
         );
         let outage = Failure::Outage(Box::new(Failure::TimedOut));

@@ -250,11 +250,9 @@ mod tests {
                 tokio::task::yield_now().await;
                 let before = admitted.load(Ordering::SeqCst);
                 budget.admit(PATH, Lane::Immediate).await.expect("no pause");
-                assert_eq!(
-                    admitted.load(Ordering::SeqCst),
-                    before,
-                    "others went before the one that is waited for"
-                );
+                let others = admitted.load(Ordering::SeqCst) - before;
+                // One in twenty is theirs.
+                assert!(others <= 1, "{others} others went before the one that is waited for");
             }
         };
         tokio::join!(events, immediate);
