@@ -164,9 +164,10 @@ fn change_of_any_kind(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
         Kind::User => json!({"first_name": format!("Name {n}")}),
         Kind::OrganizationMembership => json!({"status": if rng.bool() { "active" } else { "inactive" }}),
         Kind::OrganizationDomain => json!({"state": if rng.bool() { "verified" } else { "failed" }}),
-        Kind::Connection => json!({"state": if rng.bool() { "active" } else { "inactive" }}),
         Kind::Directory => json!({"state": if rng.bool() { "linked" } else { "unlinked" }}),
-        Kind::DirectoryUser => json!({"state": if rng.bool() { "active" } else { "inactive" }}),
+        Kind::Connection | Kind::DirectoryUser => {
+            json!({"state": if rng.bool() { "active" } else { "inactive" }})
+        }
         Kind::Invitation => json!({"state": "accepted", "accepted_at": "2026-01-15T12:00:00.000Z"}),
         Kind::Session => json!({"status": "revoked", "ended_at": "2026-01-15T12:00:00.000Z"}),
         Kind::ApiKey => json!({"expires_at": "2027-01-01T00:00:00.000Z"}),
