@@ -21,7 +21,7 @@ fn memory(pid: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn half_an_hour_without_workos_buries_nothing_and_costs_one_question_per_object() {
+async fn half_an_hour_without_workos_buries_nothing_and_costs_fewer_than_two_questions_per_object() {
     let knobs = Knobs { rate_limits: Knobs::published_limits(), ..Knobs::default() };
     let mut world = World::builder()
         .knobs(knobs)
