@@ -1,0 +1,88 @@
+//! Many objects of one organization in a batch: its list is read instead of asking for each.
+
+use serde_json::json;
+use shared::id::Kind;
+use support::sim::{Failure, Knobs, Sim};
+use support::world::World;
+
+use crate::ledger::outcomes;
+use crate::main_path::by_hand;
+
+/// A world that knows an organization and so many users, and whose worker is away.
+async fn without_a_worker(users: usize) -> (World, String) {
+    let mut world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let acme = sim.silently_create(Kind::Organization, json!({"name": "Acme"}));
+    for n in 0..users {
+        sim.silently_create(Kind::User, json!({"email": format!("user{n}@example.com")}));
+    }
+    assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
+    world.worker(0).terminate().await.expect("the worker leaves");
+    world.sim().reset_counters();
+    (world, acme)
+}
+
+/// All users become members of the organization, and their memberships change once more.
+fn everybody_joins(sim: &Sim, organization: &str) -> Vec<String> {
+    let memberships: Vec<String> =
+        sim.ever(Kind::User).iter().map(|user| sim.membership(user, organization)).collect();
+    for membership in &memberships {
+        sim.update(Kind::OrganizationMembership, membership, json!({"status": "inactive"}));
+    }
+    memberships
+}
+
+/// All webhooks wait in the stream before the worker comes back.
+async fn caught_up(mut world: World) -> World {
+    world.sim().release_held();
+    let sim = world.sim();
+    world.eventually("all webhooks taken", async || (sim.pending_deliveries() == 0).then_some(())).await;
+    world.start_worker_again(0).await;
+    world.settled().await;
+    world
+}
+
+#[tokio::test]
+async fn a_burst_of_an_organization_costs_pages_and_equals_single_questions() {
+    let (world, acme) = without_a_worker(400).await;
+    everybody_joins(world.sim(), &acme);
+    let world = caught_up(world).await;
+    world.assert_in_step().await;
+    let requests = world.sim().requests();
+    let (pages, single) =
+        (requests.lists(Kind::OrganizationMembership), requests.gets(Kind::OrganizationMembership));
+    assert!(pages >= 4, "{pages} pages");
+    assert!(pages + single < 100, "{pages} pages and {single} questions for 800 events");
+    let endings = outcomes(&world).await;
+    assert_eq!(endings.iter().map(|(_, count)| count).sum::<i64>(), 800, "{endings:?}");
+}
+
+#[tokio::test]
+async fn what_the_list_does_not_show_or_shows_too_old_is_asked_for_by_itself() {
+    let (world, acme) = without_a_worker(120).await;
+    let memberships = everybody_joins(world.sim(), &acme);
+    // The first of all lists is as old as before the last change; and WorkOS has no word of these deletions.
+    world.sim().set_knobs(Knobs { stale_list: 1.0, stale_window_ms: 600_000, ..by_hand() });
+    for membership in &memberships[..40] {
+        world.sim().update(Kind::OrganizationMembership, membership, json!({"status": "active"}));
+    }
+    for gone in &memberships[40..43] {
+        world.sim().silently_delete(Kind::OrganizationMembership, gone);
+    }
+    let world = caught_up(world).await;
+    world.assert_in_step().await;
+    assert!(world.sim().requests().lists(Kind::OrganizationMembership) >= 1);
+    assert!(world.sim().requests().gets(Kind::OrganizationMembership) >= 40);
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_costs_one_request() {
+    let (world, acme) = without_a_worker(60).await;
+    let memberships = everybody_joins(world.sim(), &acme);
+    world.sim().fail_next_list(Kind::OrganizationMembership, 100, Failure::Status(422));
+    let world = caught_up(world).await;
+    world.assert_in_step().await;
+    let requests = world.sim().requests();
+    assert_eq!(requests.gets(Kind::OrganizationMembership), memberships.len() as u64);
+    assert!(requests.lists(Kind::OrganizationMembership) <= 3);
+}
