@@ -63,6 +63,23 @@ async fn the_first_signal_drains_and_both_programs_end_well() {
 }
 
 #[tokio::test]
+async fn both_programs_let_the_broker_know_who_they_are() {
+    let mut world = World::builder().nats_user("sync", "p@ss/w\u{f6}rd").start().await;
+    world.sim().user("ada@example.com");
+    world.settled().await;
+    world.assert_in_step().await;
+    let stranger = format!("nats://sync:other@127.0.0.1:{}", world.nats().port());
+    let status = world.worker_command_with(&["status"], &[("NATS_URL", &stranger)]).await;
+    assert_eq!(status.code(), Some(3), "{}", status.stderr);
+    // It may stand in a file, as every secret may.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), world.nats_url()).expect("the address");
+    let path = file.path().to_str().expect("a path");
+    let status = world.worker_command_with(&["status"], &[("NATS_URL", ""), ("NATS_URL_FILE", path)]).await;
+    assert_eq!(status.code(), Some(0), "{}", status.stderr);
+}
+
+#[tokio::test]
 async fn a_healthcheck_says_whether_a_copy_is_ready() {
     let mut world = World::start().await;
     let admin = world.worker(0).admin().to_string();
