@@ -485,12 +485,14 @@ impl Consumer {
     async fn wait_for_the_database(&self, stop: &CancellationToken) {
         let mut attempt = 0;
         while self.database_down.load(Ordering::SeqCst) && !stop.is_cancelled() {
+            self.database_down.store(false, Ordering::SeqCst);
+            self.readiness.ready("database");
+            tracing::info!("Postgres is available again");
             attempt += 1;
             pause(backoff::dependency(attempt), stop).await;
-            if database::answers(&self.means.sync.database).await {
-                self.database_down.store(false, Ordering::SeqCst);
-                self.readiness.ready("database");
-                tracing::info!("Postgres is available again");
+            if let Some(complaint) = database::complaint(&self.means.sync.database).await {
+                self.readiness.unready("database", complaint);
+                continue;
             }
         }
     }

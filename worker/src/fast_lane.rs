@@ -253,7 +253,7 @@ impl FastLane {
         while self.shared.database_down.load(Ordering::SeqCst) {
             attempt += 1;
             tokio::time::sleep(backoff::dependency(attempt)).await;
-            if database::answers(&self.shared.sync.database).await {
+            if database::complaint(&self.shared.sync.database).await.is_none() {
                 self.shared.database_down.store(false, Ordering::SeqCst);
             }
         }
