@@ -94,7 +94,6 @@ pub async fn run(
         }
         pause(backoff::dependency(attempt.max(1)), &stop).await;
     }
-    consumer.readiness.unready("shutdown", "leaving");
     consumer.tasks.close();
     if tokio::time::timeout(GRACE, consumer.tasks.wait()).await.is_err() {
         tracing::warn!("batches are still in hand, leaving them to be delivered again");

@@ -1,6 +1,11 @@
 //! The programs as an operator meets them: settings, exit codes, signals.
 
+use nix::sys::signal::Signal;
+use shared::id::Kind;
 use support::world::World;
+use tokio::task::JoinSet;
+
+use crate::main_path::by_hand;
 
 #[tokio::test]
 async fn a_worker_without_settings_names_each_and_exits_2() {
@@ -60,6 +65,59 @@ async fn the_first_signal_drains_and_both_programs_end_well() {
     world.settled().await;
     world.assert_in_step().await;
     assert!(world.ingest(0).terminate().await.expect("ingest ends").success());
+}
+
+#[tokio::test]
+async fn while_it_drains_a_worker_is_alive_and_not_ready() {
+    let mut world = World::builder().knobs(by_hand()).start().await;
+    let ada = world.sim().user("ada@example.com");
+    let hold = world.sim().hold(Kind::User, &ada);
+    let event = world.sim().last_event(Kind::User, &ada).expect("an event").id;
+    world.sim().post(&event).await.expect("a delivery");
+    hold.reached().await;
+    world.worker(0).signal(Signal::SIGTERM).expect("a signal");
+    world
+        .eventually("the worker to say that it leaves", async || {
+            let (status, said) = world.worker_says(0, "/readyz").await?;
+            (status == 503 && said.contains("shutdown: leaving")).then_some(())
+        })
+        .await;
+    assert_eq!(world.worker_says(0, "/healthz").await.expect("an answer").0, 200);
+    assert!(world.worker_metrics(0).await.has("workos_sync_batch_size_count"));
+    hold.release();
+    assert!(world.worker(0).wait().await.expect("an end").success());
+    assert!(world.row(Kind::User, &ada).await.is_some(), "what was in hand was finished");
+}
+
+#[tokio::test]
+async fn while_it_drains_ingest_is_alive_and_not_ready() {
+    let mut world = World::builder()
+        .knobs(by_hand())
+        .workers(0)
+        .env("INGEST_MAX_IN_FLIGHT", "1")
+        .env("INGEST_THREADS", "1")
+        .start()
+        .await;
+    let posts = ["ada@example.com", "bob@example.com"].map(|email| {
+        let (sim, user) = (world.sim().clone(), world.sim().user(email));
+        let event = sim.last_event(Kind::User, &user).expect("an event").id;
+        async move { sim.post(&event).await.expect("an answer") }
+    });
+    world.nats().pause().expect("the broker stands still");
+    let mut posts: JoinSet<_> = posts.into_iter().collect();
+    // One of them is told that ingest is busy: with the other.
+    assert_eq!(posts.join_next().await.expect("two").expect("a task"), [503]);
+    world.ingest(0).signal(Signal::SIGTERM).expect("a signal");
+    world
+        .eventually("ingest to say that it leaves", async || {
+            let (status, said) = world.ingest_says(0, "/readyz").await?;
+            (status == 503 && said.contains("shutdown: leaving")).then_some(())
+        })
+        .await;
+    assert_eq!(world.ingest_says(0, "/healthz").await.expect("an answer").0, 200);
+    world.nats().resume().expect("the broker goes on");
+    assert_eq!(posts.join_next().await.expect("two").expect("a task"), [200]);
+    assert!(world.ingest(0).wait().await.expect("an end").success());
 }
 
 #[tokio::test]

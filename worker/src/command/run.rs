@@ -34,7 +34,11 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let readiness = Readiness::default();
     readiness.unready("database", "not asked yet");
     readiness.unready("stream", "not subscribed yet");
-    let (admin, page) = show(&config, &readiness, &metrics, &stop)?;
+    // Who we are and how we fare is told until the end, not only until the first signal.
+    let told = CancellationToken::new();
+    let _ends_last = told.clone().drop_guard();
+    let (admin, page) = show(&config, &readiness, &metrics, &told)?;
+    tokio::spawn(tell_of_leaving(readiness.clone(), stop.clone()));
     tracing::info!(admin = %admin, env = config.ask.env, "worker started");
 
     let connections = u32::try_from(consumer::in_flight(&config))
@@ -122,12 +126,12 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Serves the admin address, and on it the operator page if there is one.
+/// Serves the admin address until `told`, and on it the operator page if there is one.
 fn show(
     config: &Config,
     readiness: &Readiness,
     metrics: &Metrics,
-    stop: &CancellationToken,
+    told: &CancellationToken,
 ) -> anyhow::Result<(SocketAddr, Option<Arc<Page>>)> {
     let metrics = metrics.clone();
     let mut admin = Admin::new(readiness.clone(), move || metrics.render());
@@ -135,7 +139,7 @@ fn show(
     if let Some(page) = page.clone() {
         admin = admin.with_page(page::PATH, move |request| Arc::clone(&page).answer(request));
     }
-    Ok((admin::serve(config.admin, admin, stop.clone())?, page))
+    Ok((admin::serve(config.admin, admin, told.clone())?, page))
 }
 
 /// What the operator page looks at.
@@ -178,6 +182,12 @@ async fn tell_of_workos(
             metrics.workos_unwell(failure.as_ref().map(Failure::class));
             match failure {
                 Some(failure) => readiness.unready("workos", failure.to_string()),
+/// From the first signal on we are not ready, though what is in hand is finished.
+async fn tell_of_leaving(readiness: Readiness, stop: CancellationToken) {
+    stop.cancelled().await;
+    readiness.unready("shutdown", "leaving");
+}
+
                 None => readiness.ready("workos"),
             }
         }
