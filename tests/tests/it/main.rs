@@ -38,3 +38,4 @@ mod sync_one;
 mod tail;
 mod trouble;
 mod verify;
+mod watching;

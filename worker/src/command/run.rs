@@ -24,7 +24,7 @@ use crate::sync::{Purpose, Sync};
 use crate::tail::{self, Tail};
 use crate::verify::{self, Schedule};
 use crate::workos::Lane;
-use crate::{backoff, consumer, database, fast_lane, page};
+use crate::{backoff, consumer, database, fast_lane, page, standing};
 
 /// Consumes until told to leave.
 pub async fn run(config: Config) -> anyhow::Result<Exit> {
@@ -104,7 +104,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         breaker: Breaker::default(),
         alone: Arc::default(),
     };
-    look_after(&means, &readiness, &stop);
+    look_after(&means, &jetstream, &readiness, &stop);
     if let Some(page) = page {
         let database = database::pool(&config.database.url, page::CONNECTIONS)?;
         page.open(rooms(&means, database, &jetstream, &readiness), stop.clone());
@@ -160,13 +160,32 @@ fn rooms(
     }
 }
 
-/// What goes on beside the consumer: who is unwell is told, dead letters are counted, exhausted events seen to.
-fn look_after(means: &Means, readiness: &Readiness, stop: &CancellationToken) {
+/// What goes on beside the consumer: who is unwell is told, dead letters are counted, what waits is watched, exhausted
+/// events seen to.
+fn look_after(
+    means: &Means,
+    jetstream: &async_nats::jetstream::Context,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) {
     let Means { sync, metrics, dead_letters, breaker, .. } = means.clone();
     tokio::spawn(tell_of_workos(sync.workos.unwell(), metrics.clone(), readiness.clone(), stop.clone()));
     tokio::spawn(tell_of_the_breaker(breaker.watch(), metrics.clone(), readiness.clone(), stop.clone()));
     tokio::spawn(dead_letters.clone().keep_counting(metrics.clone(), stop.clone()));
+    tokio::spawn(standing::keep_watching(
+        sync.database.clone(),
+        jetstream.clone(),
+        sync.env.clone(),
+        metrics.clone(),
+        stop.clone(),
+    ));
     tokio::spawn(dead_letter::watch_exhausted(dead_letters, sync.database, breaker, metrics, stop.clone()));
+}
+
+/// From the first signal on we are not ready, though what is in hand is finished.
+async fn tell_of_leaving(readiness: Readiness, stop: CancellationToken) {
+    stop.cancelled().await;
+    readiness.unready("shutdown", "leaving");
 }
 
 /// Shows whether WorkOS may be asked, in readiness and metrics.
@@ -182,12 +201,6 @@ async fn tell_of_workos(
             metrics.workos_unwell(failure.as_ref().map(Failure::class));
             match failure {
                 Some(failure) => readiness.unready("workos", failure.to_string()),
-/// From the first signal on we are not ready, though what is in hand is finished.
-async fn tell_of_leaving(readiness: Readiness, stop: CancellationToken) {
-    stop.cancelled().await;
-    readiness.unready("shutdown", "leaving");
-}
-
                 None => readiness.ready("workos"),
             }
         }
