@@ -1,5 +1,7 @@
 //! The programs as an operator meets them: settings, exit codes, signals.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use shared::id::Kind;
 use support::world::World;
@@ -135,6 +137,25 @@ async fn both_programs_let_the_broker_know_who_they_are() {
     let path = file.path().to_str().expect("a path");
     let status = world.worker_command_with(&["status"], &[("NATS_URL", ""), ("NATS_URL_FILE", path)]).await;
     assert_eq!(status.code(), Some(0), "{}", status.stderr);
+}
+
+#[tokio::test]
+async fn settings_of_a_consumer_take_effect_at_the_next_start() {
+    let mut world = World::builder().env("SYNC_ACK_WAIT", "1s").env("SYNC_MAX_ATTEMPTS", "3").start().await;
+    let stream = world.jetstream().get_stream_no_info("WORKOS_EVENTS").await.expect("the stream");
+    let limits = async || {
+        let config = stream.consumer_info("worker-test").await.expect("the consumer").config;
+        (config.ack_wait, config.max_deliver)
+    };
+    assert_eq!(limits().await, (Duration::from_secs(1), 24));
+    assert!(world.worker(0).terminate().await.expect("the worker ends").success());
+    world.worker(0).set("SYNC_ACK_WAIT", "2s");
+    world.worker(0).set("SYNC_MAX_ATTEMPTS", "5");
+    let ada = world.sim().user("ada@example.com");
+    world.start_worker_again(0).await;
+    assert_eq!(limits().await, (Duration::from_secs(2), 40));
+    world.settled().await;
+    assert!(world.row(Kind::User, &ada).await.is_some(), "what waited is not lost");
 }
 
 #[tokio::test]
