@@ -342,6 +342,30 @@ async fn a_database_that_refuses_us_uses_up_no_attempt() {
             .await;
     }
     assert_eq!(letters(&world).await, Vec::<Value>::new());
+
+    // A policy of the application about a row has the same SQLSTATE as rights that are missing, and is about the row.
+    for statement in [
+        "ALTER TABLE workos.users ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY no_eve ON workos.users USING (true) WITH CHECK (email <> 'eve@example.com')",
+    ] {
+        sqlx::query(statement).execute(world.pool()).await.expect(statement);
+    }
+    let (_, event) = announced(&world, "eve@example.com").await;
+    dies(&mut world, &event, "row_refused", "42501").await;
+}
+
+#[tokio::test]
+async fn what_a_trigger_of_the_application_lacks_is_a_refused_row() {
+    let mut world = impatient().start().await;
+    for statement in [
+        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO nowhere VALUES (1); END'",
+        "CREATE TRIGGER broken BEFORE INSERT ON workos.users FOR EACH ROW EXECUTE FUNCTION broken()",
+    ] {
+        sqlx::query(statement).execute(world.pool()).await.expect(statement);
+    }
+    let (_, event) = announced(&world, "ada@example.com").await;
+    dies(&mut world, &event, "row_refused", "42P01").await;
+    assert_eq!(attempts(&world, &event).await, ATTEMPTS);
 }
 
 #[tokio::test]
