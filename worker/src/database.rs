@@ -76,11 +76,11 @@ impl From<sqlx::Error> for Trouble {
 
 /// Whether we are refused, rather than a row: the password, the role or its rights, the database, the schema.
 fn refuses_us(code: &str, error: &dyn DatabaseError) -> bool {
-    match code.get(..2) {
-        Some("0P" | "28" | "3D" | "3F") => true,
-        // What is named is missing, or we may not use it. Within a function of the application (a trigger) it is that
-        // function's doing, and so is a policy of row-level security about a row.
-        Some("42") => error
+    match (code.get(..2), code) {
+        (Some("0P" | "28" | "3D" | "3F"), _) => true,
+        // A table is missing, or we may not use it. (A column that is missing is for the breaker.) Within a function of
+        // the application (a trigger) it is that function's doing, and so is a policy of row-level security about a row.
+        (_, "42501" | "42P01") => error
             .try_downcast_ref::<PgDatabaseError>()
             .is_none_or(|error| error.r#where().is_none() && error.routine() != Some("ExecWithCheckOptions")),
         _ => false,

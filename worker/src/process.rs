@@ -551,14 +551,21 @@ impl Round<'_> {
             add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
-        leave_traces(sync, &traced).await?;
+        trace(sync, &traced, 1).await?;
         // Written with the life in which the subscription began: in another one it will say nothing.
         let question = Question { fence, covers: Some(covers), at: clock::now() };
         if !wishes.is_empty() || !ended.is_empty() {
             let lane = if only_retries && !wishes.is_empty() { Lane::Retries } else { sync.lane };
             let sync = Sync { lane, ..sync.clone() };
             // If it fails, some parts may be committed; delivered again, they are known to be settled.
-            sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
+            if let Err(trouble) = sync.run(question, batch, wishes.into_values().collect(), &mut ended).await
+            {
+                // Nobody died, so nobody is suspected of it.
+                if let Err(error) = trace(&sync, &traced, 0).await {
+                    tracing::debug!(error = %error, "could not take back that events were begun");
+                }
+                return Err(trouble);
+            }
         }
         endings.append(&mut ended);
         Ok(left)
@@ -720,9 +727,9 @@ fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool
     }
 }
 
-/// Notes that these are tried, before they are: if that is the last that is heard of them, they may be what
-/// killed the worker.
-async fn leave_traces(sync: &Sync, traced: &[&Delivered]) -> Result<(), Trouble> {
+/// Notes that these are tried `more` times than they were begun before, before they are: if that is the last that is
+/// heard of them, they may be what killed the worker.
+async fn trace(sync: &Sync, traced: &[&Delivered], more: u32) -> Result<(), Trouble> {
     if traced.is_empty() {
         return Ok(());
     }
@@ -732,16 +739,16 @@ async fn leave_traces(sync: &Sync, traced: &[&Delivered]) -> Result<(), Trouble>
             event: &delivered.event,
             sequence: delivered.sequence,
             attempts: delivered.attempts,
-            begun: delivered.begun + 1,
+            begun: delivered.begun + more,
             outcome: None,
             reason: None,
         })
         .collect();
-    let leave = async {
+    let note = async {
         let mut connection = sync.database.acquire().await?;
         ledger::record(&mut connection, &sync.env, None, clock::now(), &entries).await
     };
-    tokio::time::timeout(database::TIMEOUT, leave)
+    tokio::time::timeout(database::TIMEOUT, note)
         .await
         .map_err(|_| Trouble::Unavailable)?
         .map_err(Trouble::from)
