@@ -15,14 +15,16 @@ use tokio::time::Instant;
 
 use crate::breaker::Breaker;
 use crate::burst::{self, Bursts, Waiting};
+use crate::by_list::ByList;
 use crate::database::{self, Trouble};
 use crate::dead_letter::{DeadLetters, Doomed};
 use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy, Retries};
-use crate::guard::{self, Covers, DeletedBy, Found, Known, Life, Question, Wanted};
+use crate::guard::{self, Covers, DeletedBy, Found, Known, Question, Wanted};
 use crate::metrics::Metrics;
 use crate::object;
 use crate::outcome::Outcome;
+use crate::stream::Begun;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
 use crate::workos::Lane;
 use crate::{crash, ledger};
@@ -195,16 +197,6 @@ fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Ut
     }
 }
 
-/// The stream as it was when the subscription began.
-pub struct Begun<C> {
-    /// Its life.
-    pub life: Life,
-    /// Its last sequence.
-    pub last: i64,
-    /// Asks the broker whether this is still its life, and for its last sequence by now.
-    pub confirm: C,
-}
-
 /// How a delivery is settled. Chosen once; the ledger, the log, the metrics and the acknowledgement read it.
 enum Settlement {
     /// It had its outcome before.
@@ -219,11 +211,7 @@ enum Settlement {
 
 /// Carries a batch from start to finish and settles every delivery. Returns what Postgres said when it was
 /// not available, so that the caller stops pulling.
-pub async fn batch(
-    means: &Means,
-    deliveries: Vec<Delivery>,
-    begun: Begun<impl Future<Output = Option<i64>>>,
-) -> Result<(), Trouble> {
+pub async fn batch(means: &Means, deliveries: Vec<Delivery>, begun: Begun) -> Result<(), Trouble> {
     means.metrics.batch(deliveries.len());
     let covers = deliveries.iter().map(|delivery| delivery.covers).max().unwrap_or(0);
     let mut messages = Vec::with_capacity(deliveries.len());
@@ -236,7 +224,7 @@ pub async fn batch(
     }
     let mut endings = BTreeMap::new();
     let result = {
-        let work = carry_out(means, &mut batch, &objects, covers, begun, &mut endings);
+        let work = carry_out(means, &mut batch, &objects, covers, &begun, &mut endings);
         tokio::pin!(work);
         let mut heartbeat = tokio::time::interval(means.ack_wait / 3);
         heartbeat.tick().await;
@@ -399,24 +387,28 @@ pub(crate) fn tell_of_a_death(metrics: &Metrics, event: &Event, attempts: u32, f
 
 /// A round with the whole batch, and then one for each event that may kill the worker: alone, so that its
 /// neighbours are not harmed, and after leaving a trace of it.
-async fn carry_out<C: Future<Output = Option<i64>>>(
+async fn carry_out(
     means: &Means,
     batch: &mut [Delivered],
     objects: &[Option<ObjectRef>],
     covers: i64,
-    begun: Begun<C>,
+    begun: &Begun,
     endings: &mut BTreeMap<usize, Ending>,
 ) -> Result<(), Trouble> {
-    let Begun { life, last, confirm } = begun;
-    let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
+    // What comes again does not say how much was published since it came first: most of it was delivered before it.
+    let again = batch.iter().any(|delivered| delivered.delivery > 1);
+    let published = if again { begun.last_by_now().await } else { None };
+    let covers = covers.max(published.unwrap_or(0));
+    let last = begun.last.max(covers);
+    let round = Round { means, objects, begun, covers: Covers { life: begun.life, sequence: covers, last } };
     let all: Vec<usize> = (0..batch.len()).collect();
-    let Left { after, mut suspects } = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    let Left { after, mut suspects } = round.go(batch, &all, Company::Others, endings).await?;
     if !after.is_empty() {
-        suspects.extend(round.go(batch, &after, None::<C>, Company::Others, endings).await?.suspects);
+        suspects.extend(round.go(batch, &after, Company::Others, endings).await?.suspects);
     }
     for suspect in suspects {
         let _alone = means.alone.lock().await;
-        round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
+        round.go(batch, &[suspect], Company::Alone, endings).await?;
     }
     Ok(())
 }
@@ -442,6 +434,7 @@ enum Company {
 struct Round<'a> {
     means: &'a Means,
     objects: &'a [Option<ObjectRef>],
+    begun: &'a Begun,
     covers: Covers,
 }
 
@@ -478,11 +471,10 @@ impl Round<'_> {
     }
 
     /// Carries out the events at these places, but for those that it leaves to later rounds.
-    async fn go<C: Future<Output = Option<i64>>>(
+    async fn go(
         &self,
         batch: &mut [Delivered],
         places: &[usize],
-        confirm: Option<C>,
         company: Company,
         endings: &mut BTreeMap<usize, Ending>,
     ) -> Result<Left, Trouble> {
@@ -494,7 +486,7 @@ impl Round<'_> {
         let batch = &*batch;
         crash::point("after_look_up");
 
-        let standings = self.standings(batch, places, &found, confirm).await?;
+        let standings = self.standings(batch, places, &found).await?;
         let deletions = places.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Deletes);
         let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
@@ -504,6 +496,7 @@ impl Round<'_> {
         let mut traced = Vec::new();
         let mut asked = 0;
         let mut only_retries = true;
+        let mut by_list = ByList::default();
         for ((place, found), standing) in places.iter().copied().zip(found).zip(standings) {
             if endings.contains_key(&place) || ended.contains_key(&place) {
                 continue;
@@ -548,6 +541,7 @@ impl Round<'_> {
             if let Some(holder) = &delivered.event.organization_id {
                 sync.workos.found_within(object, holder);
             }
+            by_list.add(&delivered.event, object);
             add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
@@ -557,6 +551,7 @@ impl Round<'_> {
         if !wishes.is_empty() || !ended.is_empty() {
             let lane = if only_retries && !wishes.is_empty() { Lane::Retries } else { sync.lane };
             let sync = Sync { lane, ..sync.clone() };
+            by_list.answer(&sync, &mut wishes, question.at).await;
             // If it fails, some parts may be committed; delivered again, they are known to be settled.
             sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
         }
@@ -571,7 +566,6 @@ impl Round<'_> {
         batch: &[Delivered],
         places: &[usize],
         found: &[Found],
-        confirm: Option<impl Future<Output = Option<i64>>>,
     ) -> Result<Vec<Standing>, Trouble> {
         let stand = |place: usize, found: &Found, last: Option<i64>| {
             let known = found.known.as_ref().map(|known| Known {
@@ -586,10 +580,7 @@ impl Round<'_> {
         let compares = all().any(|(place, found)| {
             matches!(stand(place, found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
         });
-        let last = match confirm {
-            Some(confirm) if compares => confirm.await,
-            _ => None,
-        };
+        let last = if compares { self.begun.last_by_now().await } else { None };
         let mut standings: Vec<Standing> = all().map(|(place, found)| stand(place, found, last)).collect();
         self.doubt_covers(batch, places, &mut standings).await?;
         Ok(standings)

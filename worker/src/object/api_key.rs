@@ -109,6 +109,10 @@ pub(super) fn may_be_unlisted(id: &str) -> bool {
     owner(id).0 == Kind::User
 }
 
+/// Nothing but their owner takes them along, and answers are taken as they are.
+pub(super) const PART: Option<Kind> = None;
+pub(super) use super::whole::{lacks_nothing as lacking, leaves_nothing as leave};
+
 /// Where WorkOS keeps it.
 pub(super) fn path(id: &str) -> String {
     match owner(id) {

@@ -251,12 +251,19 @@ pub(super) async fn dependants(
     Ok(Vec::new())
 }
 
-/// Marks the memberships of groups that are gone; returns each group with the relations that it was part of.
-pub(super) async fn leave_groups(
+/// What takes its part of the relations along when it goes.
+pub(super) const PART: Option<Kind> = Some(Kind::Group);
+
+/// The list is always there, and its answers are taken as they are.
+pub(super) use super::whole::{always_listed as may_be_unlisted, lacks_nothing as lacking};
+
+/// Marks the memberships of groups that are gone; returns each group with the owners of the relations that it was part
+/// of.
+pub(super) async fn leave(
     connection: &mut PgConnection,
     at: DateTime<Utc>,
     groups: &[String],
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+) -> sqlx::Result<Vec<(String, String)>> {
     let left = sqlx::query!(
         r#"
         UPDATE workos.group_memberships
@@ -269,10 +276,7 @@ pub(super) async fn leave_groups(
     )
     .fetch_all(connection)
     .await?;
-    Ok(left
-        .into_iter()
-        .map(|row| (row.group_id, ObjectRef::new(Kind::GroupMembership, row.organization_membership_id)))
-        .collect())
+    Ok(left.into_iter().map(|row| (row.group_id, row.organization_membership_id)).collect())
 }
 
 #[cfg(test)]

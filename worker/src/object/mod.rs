@@ -564,6 +564,59 @@ macro_rules! kinds {
             )+
             Ok(dependants)
         }
+
+        /// Whether WorkOS may refuse to list a relation although its owner is there.
+        #[must_use]
+        pub fn may_be_unlisted(object: &ObjectRef) -> bool {
+            match object.kind {
+                $( Kind::$kind => whole!($( $whole )?; false, $module::may_be_unlisted(&object.id)), )+
+            }
+        }
+
+        /// Relations of which the mirror has a member that these answers lack, and nothing explains it.
+        pub async fn lacking(
+            connection: &mut PgConnection,
+            at: DateTime<Utc>,
+            rows: &[&Row],
+        ) -> sqlx::Result<Vec<ObjectRef>> {
+            let mut relations = Vec::new();
+            $(
+                whole!($( $whole )?; (), {
+                    let of_kind: Vec<_> = rows
+                        .iter()
+                        .filter_map(|row| match row { Row::$kind(row) => Some(row), _ => None })
+                        .collect();
+                    if !of_kind.is_empty() {
+                        let owners = $module::lacking(&mut *connection, at, &of_kind).await?;
+                        relations.extend(owners.into_iter().map(|id| ObjectRef::new(Kind::$kind, id)));
+                    }
+                });
+            )+
+            Ok(relations)
+        }
+
+        /// Marks the parts of relations that go with what was buried; returns each with what it went with.
+        pub async fn leave(
+            connection: &mut PgConnection,
+            at: DateTime<Utc>,
+            objects: &[&ObjectRef],
+        ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+            let mut left = Vec::new();
+            $(
+                whole!($( $whole )?; (), {
+                    if let Some(part) = $module::PART {
+                        let gone = ids_of(objects, part);
+                        if !gone.is_empty() {
+                            let parts = $module::leave(&mut *connection, at, &gone).await?;
+                            left.extend(parts.into_iter().map(|(gone, owner)| {
+                                (ObjectRef::new(part, gone), ObjectRef::new(Kind::$kind, owner))
+                            }));
+                        }
+                    }
+                });
+            )+
+            Ok(left)
+        }
     };
 }
 
@@ -603,54 +656,6 @@ pub fn relations_of(object: &ObjectRef) -> impl Iterator<Item = ObjectRef> {
         .into_iter()
         .filter(|kind| owners(*kind).contains(&object.kind))
         .map(|kind| relation_of(kind, object.kind, &object.id))
-}
-
-/// Whether WorkOS may refuse to list a relation although its owner is there.
-#[must_use]
-pub fn may_be_unlisted(object: &ObjectRef) -> bool {
-    object.kind == Kind::ApiKey && api_key::may_be_unlisted(&object.id)
-}
-
-/// Relations of which the mirror has a member that these answers lack, and nothing explains it.
-pub async fn lacking(
-    connection: &mut PgConnection,
-    at: DateTime<Utc>,
-    rows: &[&Row],
-) -> sqlx::Result<Vec<ObjectRef>> {
-    let sessions: Vec<&session::Row> = rows
-        .iter()
-        .filter_map(|row| match row {
-            Row::Session(row) => Some(row),
-            _ => None,
-        })
-        .collect();
-    if sessions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let users = session::lacking(connection, at, &sessions).await?;
-    Ok(users.into_iter().map(|user| ObjectRef::new(Kind::Session, user)).collect())
-}
-
-/// Marks the parts of relations that go with what was buried; returns each with what it went with.
-pub async fn leave(
-    connection: &mut PgConnection,
-    at: DateTime<Utc>,
-    objects: &[&ObjectRef],
-) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
-    let mut all = Vec::new();
-    let groups = ids_of(objects, Kind::DirectoryGroup);
-    if !groups.is_empty() {
-        let left = directory_group_membership::leave_groups(&mut *connection, at, &groups).await?;
-        all.extend(
-            left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation)),
-        );
-    }
-    let groups = ids_of(objects, Kind::Group);
-    if !groups.is_empty() {
-        let left = group_membership::leave_groups(connection, at, &groups).await?;
-        all.extend(left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::Group, group), relation)));
-    }
-    Ok(all)
 }
 
 /// A relation of this owner to these members.

@@ -211,6 +211,10 @@ pub(super) async fn beside(
     Ok(Vec::new())
 }
 
+/// Nothing but their user takes them along, and the list is always there.
+pub(super) const PART: Option<Kind> = None;
+pub(super) use super::whole::{always_listed as may_be_unlisted, leaves_nothing as leave};
+
 /// Users of whom these answers lack a session that is active and not past its time in the mirror, and that no event says
 /// the end of.
 pub(super) async fn lacking(

@@ -25,9 +25,10 @@ use places::Places;
 use tokio::sync::watch;
 
 use crate::failure::Failure;
+use crate::listing;
 use crate::metrics::Metrics;
 use crate::object::{self, Misread, Record};
-use crate::{backoff, crash, listing};
+use crate::{backoff, crash};
 
 /// Whole time of a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
