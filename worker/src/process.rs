@@ -26,7 +26,6 @@ use crate::object;
 use crate::outcome::Outcome;
 use crate::stream::Begun;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
-use crate::workos::Lane;
 use crate::{crash, ledger};
 
 /// After how long a delivery that was handed back comes again.
@@ -34,6 +33,9 @@ const HAND_BACK: Duration = Duration::from_millis(50);
 /// Tries that begin and never end, before an event counts as what kills the worker: so many at least, or its
 /// neighbours could not be told from it.
 const LEAST_CRASHES: u32 = 3;
+
+/// An event that waits for a list is written down every so many deliveries.
+const WAITS_LONG: u32 = 4;
 
 /// How long after an event an answer about a relation is doubted that does not say what the event said: nothing in it
 /// tells how old it is. After that it is believed, since a later event may have said the contrary.
@@ -495,7 +497,6 @@ impl Round<'_> {
         let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
-        let mut only_retries = true;
         let mut by_list = ByList::default();
         for ((place, found), standing) in places.iter().copied().zip(found).zip(standings) {
             if endings.contains_key(&place) || ended.contains_key(&place) {
@@ -535,9 +536,10 @@ impl Round<'_> {
                 traced.push(delivered);
             }
             asked += 1;
-            only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
-            let wish =
-                wishes.entry(object.clone()).or_insert_with(|| Wish::asking(object.clone(), found.known));
+            let wish = wishes
+                .entry(object.clone())
+                .or_insert_with(|| Wish { is_retry: true, ..Wish::asking(object.clone(), found.known) });
+            wish.is_retry &= delivered.delivery > 1 || delivered.event.channel == Channel::Replay;
             if let Some(holder) = &delivered.event.organization_id {
                 sync.workos.found_within(object, holder);
             }
@@ -549,11 +551,13 @@ impl Round<'_> {
         // Written with the life in which the subscription began: in another one it will say nothing.
         let question = Question { fence, covers: Some(covers), at: clock::now() };
         if !wishes.is_empty() || !ended.is_empty() {
-            let lane = if only_retries && !wishes.is_empty() { Lane::Retries } else { sync.lane };
-            let sync = Sync { lane, ..sync.clone() };
-            by_list.answer(&sync, &mut wishes, question.at).await;
+            by_list.answer(sync, &mut wishes, question.at).await;
             // If it fails, some parts may be committed; delivered again, they are known to be settled.
-            sync.run(question, batch, wishes.into_values().collect(), &mut ended).await?;
+            let ran = sync.run(question, batch, wishes.into_values().collect(), &mut ended).await;
+            if ran.is_err() {
+                take_back_traces(sync, &traced).await;
+            }
+            ran?;
         }
         endings.append(&mut ended);
         Ok(left)
@@ -664,7 +668,13 @@ impl Round<'_> {
             !is_gone
         });
         for (place, delay) in self.means.bursts.divert(self.covers.life, &waiting).await? {
-            endings.insert(place, Ending::Fails(Failure::AwaitsList(delay)));
+            let ending = Ending::Fails(Failure::AwaitsList(delay));
+            // The ledger knows of those that wait for long, so that it can be told why.
+            if batch[place].delivery.is_multiple_of(WAITS_LONG) {
+                ended.insert(place, ending);
+            } else {
+                endings.insert(place, ending);
+            }
         }
         Ok(())
     }
@@ -731,4 +741,20 @@ async fn leave_traces(sync: &Sync, traced: &[&Delivered]) -> Result<(), Trouble>
         .await
         .map_err(|_| Trouble::Unavailable)?
         .map_err(Trouble::from)
+}
+
+/// The tries ended, though without an outcome: they are no sign of what kills the worker. If this fails too, they count
+/// until the next one that ends.
+async fn take_back_traces(sync: &Sync, traced: &[&Delivered]) {
+    if traced.is_empty() {
+        return;
+    }
+    let ids: Vec<&str> = traced.iter().map(|delivered| delivered.event.id.as_str()).collect();
+    let taken_back = within_time(async {
+        let mut connection = sync.database.acquire().await?;
+        ledger::take_back(&mut connection, &sync.env, &ids).await
+    });
+    if let Err(trouble) = taken_back.await {
+        tracing::debug!(reason = %trouble, "could not tell that tries ended");
+    }
 }

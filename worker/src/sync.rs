@@ -47,6 +47,8 @@ pub struct Wish {
     pub ends: Vec<Member>,
     /// What a list told of it after the fence was taken: then it is not asked for.
     pub told: Option<Told>,
+    /// All that led to it was tried before.
+    pub is_retry: bool,
 }
 
 impl Wish {
@@ -63,6 +65,7 @@ impl Wish {
             members: BTreeMap::new(),
             ends: Vec::new(),
             told: None,
+            is_retry: false,
         }
     }
 
@@ -251,6 +254,7 @@ impl Sync {
         let mut embedded: Vec<Record> = Vec::new();
         let mut frontier: Vec<ObjectRef> = Vec::new();
         let mut told: Vec<Reply> = Vec::new();
+        let mut retries: HashSet<ObjectRef> = HashSet::new();
         // An object that is both asked for and told of by a list is asked for.
         let (listed, asked): (Vec<Wish>, Vec<Wish>) =
             wishes.into_iter().partition(|wish| wish.told.is_some());
@@ -265,6 +269,9 @@ impl Sync {
                 let answer = Ok(Answer::Found(Box::new(record)));
                 told.push(Reply { object: entry.object.clone(), answer, embedded });
             } else {
+                if wish.is_retry {
+                    retries.insert(entry.object.clone());
+                }
                 frontier.push(entry.object.clone());
             }
             entry.said = wish.said;
@@ -280,8 +287,11 @@ impl Sync {
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
             self.place(&frontier).await?;
-            let answered = self.workos.ask(&frontier, self.lane).await;
-            for reply in std::mem::take(&mut told).into_iter().chain(answered) {
+            let (again, first): (Vec<ObjectRef>, Vec<ObjectRef>) =
+                frontier.into_iter().partition(|object| retries.contains(object));
+            let (first, again) =
+                tokio::join!(self.workos.ask(&first, self.lane), self.workos.ask(&again, Lane::Retries));
+            for reply in std::mem::take(&mut told).into_iter().chain(first).chain(again) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
                 if let Verdict::Present(record) = &entry.verdict

@@ -60,9 +60,9 @@ async fn half_an_hour_without_workos_buries_nothing_and_costs_one_question_per_o
     // Three events each, and one question for all of them, in however many batches they come again.
     let again: Vec<u64> =
         asked.into_iter().map(|(user, before)| world.sim().asked(Kind::User, user) - before).collect();
+    assert_eq!(world.sim().requests().with_status(429), 0, "the budget was kept");
     let questions: u64 = again.iter().sum();
     assert!(again.iter().all(|questions| *questions == 1), "{questions} questions about {USERS} users");
-    assert_eq!(world.sim().requests().with_status(429), 0, "the budget was kept");
     assert_eq!(letters(&world).await, Vec::<Value>::new());
     let used: i32 = sqlx::query_scalar("SELECT max(attempts) FROM workos_sync.events")
         .fetch_one(world.pool())
