@@ -400,9 +400,9 @@ async fn carry_out(
     // What comes again does not say how much was published since it came first: most of it was delivered before it.
     let again = batch.iter().any(|delivered| delivered.delivery > 1);
     let published = if again { begun.last_by_now().await } else { None };
-    let covers = covers.max(published.unwrap_or(0));
-    let last = begun.last.max(covers);
-    let round = Round { means, objects, begun, covers: Covers { life: begun.life, sequence: covers, last } };
+    let covers = covers.max(begun.last).max(published.unwrap_or(0));
+    let round =
+        Round { means, objects, begun, covers: Covers { life: begun.life, sequence: covers, last: covers } };
     let all: Vec<usize> = (0..batch.len()).collect();
     let Left { after, mut suspects } = round.go(batch, &all, Company::Others, endings).await?;
     if !after.is_empty() {
