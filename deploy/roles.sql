@@ -1,4 +1,4 @@
--- Three roles, each with what it needs and no more. Run once per database, as a superuser or its owner:
+-- Three roles, each with what it needs and no more. Run once per database, as a superuser:
 --
 --     psql -v ON_ERROR_STOP=1 -v dbname=app -f deploy/roles.sql
 --

@@ -85,6 +85,8 @@ impl Store {
             // For those whose sender went away before the acknowledgement came.
             .ack_timeout(ACK_TIMEOUT)
             .max_ack_inflight(max_in_flight)
+            // Over it the answer is "busy" at once: the sender would have given up before its turn came.
+            .backpressure_on_inflight(false)
             .build(client.clone());
         let single = Single { client: client.clone(), jetstream, stream_missed: Arc::default() };
         Self { groups: Groups::new(client, single.clone()), single, stream, max_in_flight }

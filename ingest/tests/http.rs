@@ -164,8 +164,12 @@ async fn the_first_signal_lets_requests_in_hand_end_and_takes_no_new_connection(
     tokio::time::sleep(Duration::from_millis(200)).await;
 
     shutdown.cancel();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(TcpStream::connect(address).await.is_err());
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("no new connection is taken");
     in_hand.write_all(rest.as_bytes()).await.expect("the rest");
     let answer = answer(&mut in_hand).await;
     assert_eq!(status(&answer), "503", "{answer}");

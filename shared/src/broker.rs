@@ -1,16 +1,18 @@
 //! Connecting to NATS and preparing the streams.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, stream};
-use async_nats::{ConnectOptions, ServerAddr};
 use chrono::{DateTime, Utc};
 
 use crate::admin::Readiness;
-use crate::config::{Noted, Secret, Settings};
 use crate::subject;
+
+mod config;
+
+pub use config::{BrokerConfig, Login};
 
 /// How long events stay in the stream after they were handled: enough to look back over a long
 /// weekend.
@@ -32,56 +34,6 @@ const SYNC_MAX_PER_OBJECT: i64 = 16;
 
 /// Wishes that may wait, so that a loop somewhere cannot fill the disk of the broker.
 const SYNC_MAX_MESSAGES: i64 = 100_000;
-
-/// Where the broker is and how to prove who we are.
-#[derive(Clone, Debug)]
-pub struct BrokerConfig {
-    /// `NATS_URL`; user and password or a token may be part of it.
-    pub servers: Vec<ServerAddr>,
-    /// `NATS_CREDS`: the text of a credentials file.
-    pub credentials: Option<Secret>,
-    /// `NATS_NKEY`: the seed of an nkey.
-    pub nkey: Option<Secret>,
-    /// `NATS_TLS_CA`: certificates to trust besides the system's.
-    pub tls_ca: Option<PathBuf>,
-    /// `NATS_TLS_CERT` and `NATS_TLS_KEY`.
-    pub tls_client: Option<(PathBuf, PathBuf)>,
-    /// `NATS_REPLICAS`.
-    pub replicas: usize,
-}
-
-impl BrokerConfig {
-    /// Reads every `NATS_*` setting.
-    pub fn read(settings: &mut Settings) -> Result<Self, Noted> {
-        // The value may carry a password, so a malformed one is not repeated.
-        let urls = settings.text("NATS_URL", "nats://127.0.0.1:4222");
-        let servers = urls
-            .split(',')
-            .map(|url| url.trim().parse::<ServerAddr>())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| {
-                settings.problem("NATS_URL: is malformed, wants nats://host:4222 or tls://host:4222, several comma separated")
-            });
-        let replicas = settings.parsed("NATS_REPLICAS", "1", "1, 3 or 5", |value| {
-            value.parse().ok().filter(|replicas| (1..=5).contains(replicas))
-        });
-        let credentials = settings.secret("NATS_CREDS");
-        let nkey = settings.secret("NATS_NKEY");
-        let tls_client = match (settings.optional("NATS_TLS_CERT"), settings.optional("NATS_TLS_KEY")) {
-            (Some(cert), Some(key)) => Ok(Some((cert.into(), key.into()))),
-            (None, None) => Ok(None),
-            _ => Err(settings.problem("NATS_TLS_CERT, NATS_TLS_KEY: one is set, wants both or none")),
-        };
-        Ok(Self {
-            servers: servers?,
-            credentials: credentials?,
-            nkey: nkey?,
-            tls_ca: settings.optional("NATS_TLS_CA").map(PathBuf::from),
-            tls_client: tls_client?,
-            replicas: replicas?,
-        })
-    }
-}
 
 /// Connects, and keeps connecting: a broker that is down at the start is waited for, and readiness
 /// (`nats`) tells.
@@ -118,6 +70,13 @@ pub async fn connect(
                 }
             }
         });
+    match &config.login {
+        Some(Login::User { name, password }) => {
+            options = options.user_and_password(name.clone(), password.reveal().to_owned());
+        }
+        Some(Login::Token(token)) => options = options.token(token.reveal().to_owned()),
+        None => {}
+    }
     if let Some(credentials) = &config.credentials {
         options = options
             .credentials(credentials.reveal())

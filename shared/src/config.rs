@@ -115,6 +115,14 @@ impl Settings {
         })
     }
 
+    /// A duration of at least `least`.
+    pub fn duration_of_at_least(&mut self, name: &str, default: &str, least: Duration) -> Read<Duration> {
+        let wants = format!("a duration such as 30s, at least {}", humantime::format_duration(least));
+        self.parsed(name, default, &wants, |value| {
+            humantime::parse_duration(value).ok().filter(|duration| *duration >= least)
+        })
+    }
+
     /// A duration, or `off`.
     pub fn duration_or_off(&mut self, name: &str, default: &str) -> Read<Option<Duration>> {
         self.parsed(name, default, "a duration such as 10s or 1h, or `off`", |value| match value {

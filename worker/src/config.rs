@@ -9,8 +9,9 @@ use shared::config::{Problems, Read, Secret, Settings};
 use shared::telemetry::TelemetryConfig;
 
 use crate::backoff::Schedule;
+use crate::database;
 use crate::failure::Retries;
-use crate::workos::Rate;
+use crate::workos::{self, Rate};
 
 /// Settings of every command that needs the database.
 #[derive(Clone, Debug)]
@@ -155,7 +156,14 @@ impl DatabaseConfig {
 
     fn read(settings: &mut Settings) -> Read<Self> {
         let url = settings
-            .required_secret("DATABASE_URL", "the address of Postgres, postgres://user@host/database");
+            .required_secret("DATABASE_URL", "the address of Postgres, postgres://user@host/database")
+            .and_then(|url| {
+                // It may hold a password, so it is not repeated.
+                if database::is_address(url.reveal()) {
+                    return Ok(url);
+                }
+                Err(settings.problem("DATABASE_URL: is malformed, wants postgres://user@host/database"))
+            });
         let telemetry = TelemetryConfig::read(settings);
         Ok(Self { url: url?, telemetry: telemetry? })
     }
@@ -164,8 +172,14 @@ impl DatabaseConfig {
 impl AskConfig {
     fn read(settings: &mut Settings) -> Read<Self> {
         let env = settings.environment();
-        let api_key =
-            settings.required_secret("WORKOS_API_KEY", "the secret key of the WorkOS environment, sk_...");
+        let api_key = settings
+            .required_secret("WORKOS_API_KEY", "the secret key of the WorkOS environment, sk_...")
+            .and_then(|key| match workos::bearer(&key) {
+                Some(_) => Ok(key),
+                None => Err(settings.problem(
+                    "WORKOS_API_KEY: has characters that a header cannot carry, wants the secret key, sk_...",
+                )),
+            });
         let api_base = settings.parsed(
             "WORKOS_API_BASE_URL",
             "https://api.workos.com",
@@ -233,7 +247,7 @@ impl Config {
         let page_token = page_token(settings);
         let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
-        let ack_wait = settings.duration("SYNC_ACK_WAIT", "30s");
+        let ack_wait = settings.duration_of_at_least("SYNC_ACK_WAIT", "30s", ACK_WAIT_LEAST);
         let tail = TailConfig::read(settings);
         let verify_interval = settings.duration_or_off("SYNC_VERIFY_INTERVAL", "off");
         let attempts = settings.number("SYNC_MAX_ATTEMPTS", "12", 1);
@@ -258,6 +272,9 @@ impl Config {
         })
     }
 }
+
+/// Signs of life are sent three times within it.
+const ACK_WAIT_LEAST: Duration = Duration::from_millis(100);
 
 /// Nobody guesses as many random characters.
 const PAGE_TOKEN_LEAST: usize = 16;
@@ -295,10 +312,34 @@ mod tests {
     }
 
     #[test]
+    fn malformed_secrets_are_told_at_once_and_not_repeated() {
+        let bad = [
+            ("WORKOS_API_KEY", "sk_hush\nhush"),
+            ("DATABASE_URL", "mysql://hush@localhost/app"),
+            ("NATS_URL", "nats://hush@"),
+            ("NATS_CREDS", "hush"),
+            ("NATS_NKEY", "hush"),
+            ("NATS_TLS_CA", "/nonexistent/ca.pem"),
+            ("SYNC_ACK_WAIT", "0s"),
+        ];
+        let settings = Settings::from_source(move |name| {
+            bad.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        });
+        let text = Config::from_settings(settings).expect_err("a problem each").to_string();
+        for (name, _) in bad {
+            let lines = text.lines().filter(|line| line.starts_with(&format!("{name}: ")));
+            assert_eq!(lines.count(), 1, "{name} in {text}");
+        }
+        assert_eq!(text.lines().count(), bad.len(), "{text}");
+        assert!(!text.contains("hush"), "{text}");
+    }
+
+    #[test]
     fn a_short_page_token_is_refused_without_being_told() {
         for bad in ["letmein", "two words are no token"] {
             let settings = Settings::from_source(move |name| match name {
-                "WORKOS_API_KEY" | "DATABASE_URL" => Some("x".to_owned()),
+                "WORKOS_API_KEY" => Some("x".to_owned()),
+                "DATABASE_URL" => Some("postgres://localhost/app".to_owned()),
                 "SYNC_PAGE_TOKEN" => Some(bad.to_owned()),
                 _ => None,
             });

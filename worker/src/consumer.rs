@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::database::Trouble;
 use crate::process::{self, Delivery, Means};
 use crate::stream::Begun;
-use crate::{backoff, database};
+use crate::{backoff, database, durable};
 
 /// Deliveries that all workers together may have in hand or waiting for a retry, or for a list: the first import of a
 /// large directory alone is tens of thousands, which must not hold up all others.
@@ -91,7 +91,6 @@ pub async fn run(
         }
         pause(backoff::dependency(attempt.max(1)), &stop).await;
     }
-    consumer.readiness.unready("shutdown", "leaving");
     consumer.tasks.close();
     if tokio::time::timeout(GRACE, consumer.tasks.wait()).await.is_err() {
         tracing::warn!("batches are still in hand, leaving them to be delivered again");
@@ -265,22 +264,17 @@ impl Consumer {
             .await
             .with_context(|| format!("failed to open the stream {}", subject::EVENTS_STREAM))?;
         let name = subject::worker_consumer(&self.env);
-        let consumer: jetstream::consumer::Consumer<pull::Config> = stream
-            .get_or_create_consumer(
-                &name,
-                pull::Config {
-                    durable_name: Some(name.clone()),
-                    description: Some("All workers of one environment".to_owned()),
-                    filter_subject: subject::events_of(&self.env),
-                    ack_policy: jetstream::consumer::AckPolicy::Explicit,
-                    ack_wait: self.means.ack_wait,
-                    max_deliver: self.max_deliver,
-                    max_ack_pending: MAX_ACK_PENDING,
-                    ..pull::Config::default()
-                },
-            )
-            .await
-            .with_context(|| format!("failed to create the consumer {name}"))?;
+        let wanted = pull::Config {
+            durable_name: Some(name.clone()),
+            description: Some("All workers of one environment".to_owned()),
+            filter_subject: subject::events_of(&self.env),
+            ack_policy: jetstream::consumer::AckPolicy::Explicit,
+            ack_wait: self.means.ack_wait,
+            max_deliver: self.max_deliver,
+            max_ack_pending: MAX_ACK_PENDING,
+            ..pull::Config::default()
+        };
+        let consumer = durable::consumer(&stream, &name, wanted).await?;
         let info = stream.get_info().await.context("failed to ask the broker about the stream")?;
         let messages = consumer
             .stream()
@@ -439,11 +433,13 @@ impl Consumer {
         while self.database_down.load(Ordering::SeqCst) && !stop.is_cancelled() {
             attempt += 1;
             pause(backoff::dependency(attempt), stop).await;
-            if database::answers(&self.means.sync.database).await {
-                self.database_down.store(false, Ordering::SeqCst);
-                self.readiness.ready("database");
-                tracing::info!("Postgres is available again");
+            if let Some(complaint) = database::complaint(&self.means.sync.database).await {
+                self.readiness.unready("database", complaint);
+                continue;
             }
+            self.database_down.store(false, Ordering::SeqCst);
+            self.readiness.ready("database");
+            tracing::info!("Postgres is available again");
         }
     }
 }

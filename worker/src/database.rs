@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use shared::config::Secret;
+use shared::id::Kind;
+use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
+
+use crate::object;
 
 /// Where the migrator keeps its own record.
 const MIGRATIONS_TABLE: &str = "workos_sync._sqlx_migrations";
@@ -58,12 +62,50 @@ impl From<sqlx::Error> for Trouble {
             "25006" | "55P03" => Self::Unavailable,
             // Connection, resources, operator intervention, system error.
             code if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Self::Unavailable,
+            code if refuses_us(code, &*error) => {
+                tracing::warn!(sqlstate = code, "Postgres does not let us do our work");
+                Self::Unavailable
+            }
             code => {
                 let place = error.constraint().or_else(|| error.table()).unwrap_or_default();
                 Self::Refused(format!("{code} {place}").trim_end().to_owned())
             }
         }
     }
+}
+
+/// Whether we are refused, rather than a row: the password, the role or its rights, the database, the schema.
+fn refuses_us(code: &str, error: &dyn DatabaseError) -> bool {
+    match code.get(..2) {
+        Some("0P" | "28" | "3D" | "3F") => true,
+        // What is named is missing, or we may not use it. Within a function of the application (a trigger) it is that
+        // function's doing, and so is a policy of row-level security about a row.
+        Some("42") => error
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_none_or(|error| error.r#where().is_none() && error.routine() != Some("ExecWithCheckOptions")),
+        _ => false,
+    }
+}
+
+impl Trouble {
+    /// The same where no row is involved, so that whatever was refused, no event is to blame.
+    #[must_use]
+    pub fn without_a_row(self) -> Self {
+        match self {
+            Self::Refused(detail) => {
+                tracing::warn!(refusal = detail, "Postgres refused a question about what is known");
+                Self::Unavailable
+            }
+            trouble => trouble,
+        }
+    }
+}
+
+/// Whether a URL is one of Postgres.
+#[must_use]
+pub fn is_address(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    matches!(scheme, Some("postgres" | "postgresql")) && url.parse::<PgConnectOptions>().is_ok()
 }
 
 fn options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
@@ -169,4 +211,29 @@ async fn refuse_a_foreign_schema(connection: &mut PgConnection) -> anyhow::Resul
 pub async fn answers(pool: &PgPool) -> bool {
     let asked = sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(pool);
     matches!(tokio::time::timeout(Duration::from_secs(5), asked).await, Ok(Ok(1)))
+}
+
+/// Why Postgres is of no use to us, if so: nobody is there, or we are not let in, or not to our tables.
+pub async fn complaint(pool: &PgPool) -> Option<String> {
+    let mut tables: Vec<&str> = Kind::ALL.into_iter().map(object::table).collect();
+    tables.dedup();
+    let mut tables: Vec<String> = tables.into_iter().map(|table| format!("workos.{table}")).collect();
+    tables.extend(["workos_sync.objects", "workos_sync.events"].map(str::to_owned));
+    let asked = sqlx::query_scalar::<_, Option<String>>(
+        "SELECT min(name)
+         FROM unnest($1::text[]) AS ours (name)
+         WHERE NOT (has_any_column_privilege(name, 'SELECT')
+                    AND has_any_column_privilege(name, 'INSERT')
+                    AND has_any_column_privilege(name, 'UPDATE'))",
+    )
+    .bind(tables)
+    .fetch_one(pool);
+    match tokio::time::timeout(Duration::from_secs(5), asked).await {
+        Ok(Ok(None)) => None,
+        Ok(Ok(Some(table))) => Some(format!("may not read and write {table}")),
+        Ok(Err(sqlx::Error::Database(error))) => {
+            Some(format!("Postgres refuses us, SQLSTATE {}", error.code().unwrap_or_default()))
+        }
+        Ok(Err(_)) | Err(_) => Some("not available".to_owned()),
+    }
 }

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::sync::{Ending, Sync, Told, Wish};
 use crate::workos::{Answer, Reply};
-use crate::{backoff, object, relations};
+use crate::{backoff, durable, object, relations};
 
 /// Objects that are synced at once.
 const SLOTS: usize = 16;
@@ -182,20 +182,15 @@ impl FastLane {
             .with_context(|| format!("failed to open the stream {}", subject::SYNC_STREAM))?;
         let env = &self.shared.sync.env;
         let name = subject::sync_consumer(env);
-        let consumer: jetstream::consumer::Consumer<pull::Config> = stream
-            .get_or_create_consumer(
-                &name,
-                pull::Config {
-                    durable_name: Some(name.clone()),
-                    description: Some("The fast lane of all workers of one environment".to_owned()),
-                    filter_subject: subject::syncs_of(env),
-                    ack_policy: jetstream::consumer::AckPolicy::Explicit,
-                    ack_wait: ACK_WAIT,
-                    ..pull::Config::default()
-                },
-            )
-            .await
-            .with_context(|| format!("failed to create the consumer {name}"))?;
+        let wanted = pull::Config {
+            durable_name: Some(name.clone()),
+            description: Some("The fast lane of all workers of one environment".to_owned()),
+            filter_subject: subject::syncs_of(env),
+            ack_policy: jetstream::consumer::AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            ..pull::Config::default()
+        };
+        let consumer = durable::consumer(&stream, &name, wanted).await?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(SLOTS)
@@ -253,7 +248,7 @@ impl FastLane {
         while self.shared.database_down.load(Ordering::SeqCst) {
             attempt += 1;
             tokio::time::sleep(backoff::dependency(attempt)).await;
-            if database::answers(&self.shared.sync.database).await {
+            if database::complaint(&self.shared.sync.database).await.is_none() {
                 self.shared.database_down.store(false, Ordering::SeqCst);
             }
         }

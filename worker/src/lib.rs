@@ -25,6 +25,7 @@ mod crash;
 pub mod database;
 pub mod dead_letter;
 pub mod decide;
+mod durable;
 pub mod environment;
 pub mod failure;
 pub mod fast_lane;

@@ -59,6 +59,7 @@ struct Inner {
     drift: Family<KindLabels, Gauge>,
     dead_letters: Family<FailureLabels, Counter>,
     dlq_depth: Gauge<u64, AtomicU64>,
+    oldest_pending: Gauge<f64, AtomicU64>,
     breaker_open: Gauge<u64, AtomicU64>,
     workos_unwell: Family<FailureLabels, Gauge<u64, AtomicU64>>,
 }
@@ -117,6 +118,12 @@ impl Metrics {
         registry.register("dead_letters", "Events set aside for a person, by reason", dead_letters.clone());
         let dlq_depth = Gauge::default();
         registry.register("dlq_depth", "Dead letters that wait for a person", dlq_depth.clone());
+        let oldest_pending = Gauge::default();
+        registry.register(
+            "oldest_pending_seconds",
+            "How long the oldest event waits that has no outcome yet; 0 when none waits",
+            oldest_pending.clone(),
+        );
         let breaker_open = Gauge::default();
         registry.register(
             "breaker_open",
@@ -143,6 +150,7 @@ impl Metrics {
             drift,
             dead_letters,
             dlq_depth,
+            oldest_pending,
             breaker_open,
             workos_unwell,
         }))
@@ -218,6 +226,11 @@ impl Metrics {
     /// So many dead letters there are.
     pub fn dlq_depth(&self, depth: u64) {
         self.0.dlq_depth.set(depth);
+    }
+
+    /// So long the oldest event waits.
+    pub fn oldest_pending(&self, waits: Duration) {
+        self.0.oldest_pending.set(waits.as_secs_f64());
     }
 
     /// The breaker opened or closed.

@@ -464,7 +464,7 @@ impl Round<'_> {
         let (fence, found) = tokio::time::timeout(database::TIMEOUT, look_up)
             .await
             .map_err(|_| Trouble::Unavailable)?
-            .map_err(Trouble::from)?;
+            .map_err(|error| Trouble::from(error).without_a_row())?;
         for (place, found) in places.iter().zip(&found) {
             batch[*place].attempts = found.attempts.max(found.begun);
             batch[*place].begun = found.begun;
@@ -616,7 +616,8 @@ impl Round<'_> {
             let mut connection = self.means.sync.database.acquire().await?;
             object::load(&mut connection, &self.means.sync.env, &relations).await
         })
-        .await?;
+        .await
+        .map_err(Trouble::without_a_row)?;
         for (n, relation, member) in covered {
             let agrees = rows.get(relation).map_or(!member.is_in, |row| row.agrees(member));
             if !agrees {
@@ -667,7 +668,8 @@ impl Round<'_> {
             }
             !is_gone
         });
-        for (place, delay) in self.means.bursts.divert(self.covers.life, &waiting).await? {
+        let diverted = self.means.bursts.divert(self.covers.life, &waiting).await;
+        for (place, delay) in diverted.map_err(Trouble::without_a_row)? {
             let ending = Ending::Fails(Failure::AwaitsList(delay));
             // The ledger knows of those that wait for long, so that it can be told why.
             if batch[place].delivery.is_multiple_of(WAITS_LONG) {
@@ -685,7 +687,9 @@ impl Round<'_> {
         let directories: HashSet<ObjectRef> =
             waiting.iter().map(|event| ObjectRef::new(Kind::Directory, event.directory)).collect();
         let directories: Vec<&ObjectRef> = directories.iter().collect();
-        let known = within_time(guard::known(&sync.database, &sync.env, &directories)).await?;
+        let known = within_time(guard::known(&sync.database, &sync.env, &directories))
+            .await
+            .map_err(Trouble::without_a_row)?;
         let deleted = known.into_iter().filter(|(_, known)| known.deleted_by == Some(DeletedBy::Event));
         Ok(deleted.map(|(directory, _)| directory.id).collect())
     }

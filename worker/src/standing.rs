@@ -1,11 +1,17 @@
 //! How things stand, for whoever asks: `worker status` and the operator page.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::jetstream;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::{clock, subject};
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
 
 /// Events on their way.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +72,71 @@ pub async fn open(pool: &PgPool, env: &str) -> sqlx::Result<Open> {
     .fetch_optional(pool)
     .await?;
     Ok(Open { count: open.open, oldest_at: open.oldest, oldest_reason: reason.flatten() })
+}
+
+/// How often it is looked how long the oldest event waits.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Since when the oldest event waits: in the stream, not settled yet, or in the ledger without an outcome.
+pub async fn oldest_pending(
+    pool: &PgPool,
+    jetstream: &jetstream::Context,
+    env: &str,
+) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let in_ledger: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "SELECT min(received_at) FROM workos_sync.events WHERE env = $1 AND outcome IS NULL",
+    )
+    .bind(env)
+    .fetch_one(pool)
+    .await
+    .context("failed to read the ledger")?;
+    let stream = jetstream
+        .get_stream_no_info(subject::EVENTS_STREAM)
+        .await
+        .with_context(|| format!("failed to open the stream {}", subject::EVENTS_STREAM))?;
+    let consumer = stream
+        .consumer_info(subject::worker_consumer(env))
+        .await
+        .context("failed to ask the broker about the consumer")?;
+    if consumer.num_pending == 0 && consumer.num_ack_pending == 0 {
+        return Ok(in_ledger);
+    }
+    let first = consumer.ack_floor.stream_sequence + 1;
+    let in_stream = match stream.get_first_raw_message_by_subject(subject::events_of(env), first).await {
+        Ok(message) => Some(message.time),
+        // Settled meanwhile.
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => None,
+        Err(error) => return Err(error).context("failed to look for the oldest message"),
+    };
+    Ok(in_ledger.into_iter().chain(in_stream).min())
+}
+
+/// Shows how long the oldest event waits, until `stop`. While nobody can be asked, what waited goes on waiting.
+pub async fn keep_watching(
+    pool: PgPool,
+    jetstream: jetstream::Context,
+    env: String,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let mut oldest = None;
+    let watching = async {
+        loop {
+            match oldest_pending(&pool, &jetstream, &env).await {
+                Ok(now) => oldest = now,
+                Err(error) => {
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "could not look how long the oldest event waits"
+                    );
+                }
+            }
+            let waits = oldest.and_then(|oldest| (clock::now() - oldest).to_std().ok());
+            metrics.oldest_pending(waits.unwrap_or_default());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    stop.run_until_cancelled(watching).await;
 }
 
 /// How far the Events API was read.

@@ -25,6 +25,7 @@ pub struct Builder {
     ingest_env: BTreeMap<usize, BTreeMap<String, String>>,
     worker_env: BTreeMap<usize, BTreeMap<String, String>>,
     nats: String,
+    pub(super) nats_login: Option<(String, String)>,
     private_postgres: bool,
     pub(super) patience: Duration,
 }
@@ -39,6 +40,7 @@ impl Default for Builder {
             ingest_env: BTreeMap::new(),
             worker_env: BTreeMap::new(),
             nats: String::new(),
+            nats_login: None,
             private_postgres: false,
             patience: PATIENCE,
         }
@@ -115,6 +117,13 @@ impl Builder {
         self
     }
 
+    /// A broker that lets in this user only.
+    #[must_use]
+    pub fn nats_user(mut self, name: &str, password: &str) -> Self {
+        self.nats_login = Some((name.to_owned(), password.to_owned()));
+        self.nats(&format!("authorization {{ user: \"{name}\", password: \"{password}\" }}\n"))
+    }
+
     /// A Postgres of its own, which the story may stop.
     #[must_use]
     pub fn private_postgres(mut self) -> Self {
@@ -149,12 +158,13 @@ impl Builder {
             .connect(&database.url)
             .await
             .context("failed to connect to the world's database")?;
-        let client = async_nats::ConnectOptions::new()
+        let mut options = async_nats::ConnectOptions::new()
             .max_reconnects(None)
-            .reconnect_delay_callback(|_| Duration::from_millis(20))
-            .connect(nats.url())
-            .await
-            .context("failed to connect to the world's broker")?;
+            .reconnect_delay_callback(|_| Duration::from_millis(20));
+        if let Some((name, password)) = self.nats_login.clone() {
+            options = options.user_and_password(name, password);
+        }
+        let client = options.connect(nats.url()).await.context("failed to connect to the world's broker")?;
         let http = reqwest::Client::builder().no_proxy().build().context("failed to build a client")?;
         let mirror = Mirror::read(&pool).await?;
 

@@ -116,6 +116,28 @@ impl World {
         &self.database.url
     }
 
+    /// How to connect to it as somebody else.
+    #[must_use]
+    pub fn database_url_of(&self, role: &str) -> String {
+        self.database.url.replacen("//postgres@", &format!("//{role}@"), 1)
+    }
+
+    /// What the admin address of a worker answers at `path`: the status and the text.
+    pub async fn worker_says(&self, index: usize, path: &str) -> Option<(u16, String)> {
+        self.says(&self.workers[index], path).await
+    }
+
+    /// The same of an ingest.
+    pub async fn ingest_says(&self, index: usize, path: &str) -> Option<(u16, String)> {
+        self.says(&self.ingests[index], path).await
+    }
+
+    async fn says(&self, program: &Program, path: &str) -> Option<(u16, String)> {
+        let answer = self.http.get(format!("http://{}{path}", program.admin())).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.text().await.ok()?))
+    }
+
     /// Where the `index`th ingest takes webhooks.
     #[must_use]
     pub fn webhook_url(&self, index: usize) -> String {
@@ -168,6 +190,17 @@ impl World {
         let index = self.workers.len();
         let worker = work(self.launch_worker(index));
         self.workers.push(worker);
+        index
+    }
+
+    /// Starts one more worker with other settings on top and waits until it is ready. Returns its index.
+    pub async fn start_worker_with(&mut self, settings: &[(&str, &str)]) -> usize {
+        let index = self.workers.len();
+        let mut env = self.worker_settings(Some(index));
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let worker = work(Program::worker(self.place.path(), &format!("worker-{index}"), &env));
+        self.workers.push(worker);
+        work(self.workers[index].ready().await);
         index
     }
 
@@ -307,7 +340,15 @@ impl World {
     }
 
     fn common_settings(&self) -> Vec<(String, String)> {
-        vec![("WORKOS_ENV".to_owned(), ENVIRONMENT.to_owned()), ("NATS_URL".to_owned(), self.nats.url())]
+        vec![("WORKOS_ENV".to_owned(), ENVIRONMENT.to_owned()), ("NATS_URL".to_owned(), self.nats_url())]
+    }
+
+    /// How a program connects to the broker.
+    #[must_use]
+    pub fn nats_url(&self) -> String {
+        let Some((name, password)) = &self.builder.nats_login else { return self.nats.url() };
+        let encoded = |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
+        format!("nats://{}:{}@127.0.0.1:{}", encoded(name), encoded(password), self.nats.port())
     }
 
     fn launch_ingest(&self, index: usize) -> anyhow::Result<Program> {

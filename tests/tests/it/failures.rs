@@ -310,6 +310,98 @@ async fn a_table_that_is_locked_for_long_makes_no_event_one_that_kills() {
 }
 
 #[tokio::test]
+async fn a_database_that_refuses_us_uses_up_no_attempt() {
+    const ROLE: &str = "a_worker_that_is_refused";
+    // The role is one of the whole server.
+    let mut world = impatient().private_postgres().workers(0).start().await;
+    for statement in [
+        "CREATE ROLE a_worker_that_is_refused LOGIN",
+        "GRANT USAGE ON SCHEMA workos, workos_sync TO a_worker_that_is_refused",
+        "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA workos, workos_sync TO a_worker_that_is_refused",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA workos, workos_sync TO a_worker_that_is_refused",
+    ] {
+        sqlx::query(statement).execute(world.pool()).await.expect(statement);
+    }
+    let url = world.database_url_of(ROLE);
+    world.start_worker_with(&[("DATABASE_URL", &url)]).await;
+    for (n, taken, given, told) in [
+        (
+            0,
+            "REVOKE USAGE ON SCHEMA workos_sync FROM a_worker_that_is_refused",
+            "GRANT USAGE ON SCHEMA workos_sync TO a_worker_that_is_refused",
+            "database: Postgres refuses us, SQLSTATE 42501",
+        ),
+        (
+            1,
+            "REVOKE INSERT ON workos.users FROM a_worker_that_is_refused",
+            "GRANT INSERT ON workos.users TO a_worker_that_is_refused",
+            "database: may not read and write workos.users",
+        ),
+        (
+            2,
+            "ALTER ROLE a_worker_that_is_refused NOLOGIN",
+            "ALTER ROLE a_worker_that_is_refused LOGIN",
+            "database: Postgres refuses us, SQLSTATE 28000",
+        ),
+        (
+            3,
+            "ALTER TABLE workos_sync.events RENAME TO moved",
+            "ALTER TABLE workos_sync.moved RENAME TO events",
+            "database: Postgres refuses us, SQLSTATE 42P01",
+        ),
+    ] {
+        sqlx::query(taken).execute(world.pool()).await.expect(taken);
+        // What is connected already was let in.
+        sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1")
+            .bind(ROLE)
+            .execute(world.pool())
+            .await
+            .expect("an end of every session");
+        let (user, event) = announced(&world, &format!("user{n}@example.com")).await;
+        world
+            .eventually("the worker to say what is the matter", async || {
+                let (status, said) = world.worker_says(0, "/readyz").await?;
+                (status == 503 && said.contains(told)).then_some(())
+            })
+            .await;
+        sqlx::query(given).execute(world.pool()).await.expect(given);
+        world.settled().await;
+        assert!(world.row(Kind::User, &user).await.is_some(), "{taken}");
+        assert_eq!(attempts(&world, &event).await, 1, "{taken}");
+        world
+            .eventually("the worker to be ready again", async || {
+                (world.worker_says(0, "/readyz").await?.0 == 200).then_some(())
+            })
+            .await;
+    }
+    assert_eq!(letters(&world).await, Vec::<Value>::new());
+
+    // A policy of the application about a row has the same SQLSTATE as rights that are missing, and is about the row.
+    for statement in [
+        "ALTER TABLE workos.users ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY no_eve ON workos.users USING (true) WITH CHECK (email <> 'eve@example.com')",
+    ] {
+        sqlx::query(statement).execute(world.pool()).await.expect(statement);
+    }
+    let (_, event) = announced(&world, "eve@example.com").await;
+    dies(&mut world, &event, "row_refused", "42501").await;
+}
+
+#[tokio::test]
+async fn what_a_trigger_of_the_application_lacks_is_a_refused_row() {
+    let mut world = impatient().start().await;
+    for statement in [
+        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO nowhere VALUES (1); END'",
+        "CREATE TRIGGER broken BEFORE INSERT ON workos.users FOR EACH ROW EXECUTE FUNCTION broken()",
+    ] {
+        sqlx::query(statement).execute(world.pool()).await.expect(statement);
+    }
+    let (_, event) = announced(&world, "ada@example.com").await;
+    dies(&mut world, &event, "row_refused", "42P01").await;
+    assert_eq!(attempts(&world, &event).await, ATTEMPTS);
+}
+
+#[tokio::test]
 async fn attempts_and_first_seen_survive_a_restart() {
     let mut world = impatient().env("SYNC_MAX_ATTEMPTS", "4").start().await;
     let user = world.sim().user("ada@example.com");

@@ -125,12 +125,3 @@ async fn an_organization_that_is_renamed_is_renamed_in_its_memberships() {
     world.settled().await;
     world.assert_in_step().await;
 }
-
-#[tokio::test]
-async fn the_same_person_in_two_environments_is_kept_apart_by_label() {
-    let world = World::builder().env("WORKOS_ENV", "staging-2").start().await;
-    let ada = world.sim().user("ada@example.com");
-    world.settled().await;
-    world.assert_in_step().await;
-    assert_eq!(world.row(Kind::User, &ada).await.expect("a row")["_env"], "staging-2");
-}

@@ -6,6 +6,7 @@ use serde_json::json;
 use shared::id::Kind;
 use support::sim::{Failure, Knobs};
 use support::world::World;
+use tokio::task::JoinSet;
 
 use crate::ledger::{outcome, outcomes, reason};
 use crate::main_path::by_hand;
@@ -103,6 +104,36 @@ async fn without_a_broker_ingest_answers_503_and_workos_tries_again() {
         .await;
     world.settled().await;
     world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn over_its_bound_ingest_says_at_once_that_it_is_busy() {
+    let mut world = World::builder()
+        .knobs(by_hand())
+        .workers(0)
+        .env("INGEST_MAX_IN_FLIGHT", "1")
+        .env("INGEST_THREADS", "1")
+        .start()
+        .await;
+    let events = ["ada@example.com", "bob@example.com"].map(|email| {
+        let user = world.sim().user(email);
+        world.sim().last_event(Kind::User, &user).expect("an event").id
+    });
+    world.nats().pause().expect("the broker stands still");
+    // Whichever comes second finds the only place taken.
+    let mut posts = JoinSet::new();
+    for event in events {
+        let sim = world.sim().clone();
+        posts.spawn(async move { sim.post(&event).await });
+    }
+    let refused = posts.join_next().await.expect("two").expect("a task").expect("an answer");
+    assert_eq!(refused, [503]);
+    let metrics = world.ingest_metrics(0).await;
+    let answered = |reason| metrics.value("workos_sync_webhooks_total", &[("reason", reason)]);
+    assert!((answered("busy") - 1.0).abs() < f64::EPSILON, "answered otherwise than busy");
+    world.nats().resume().expect("the broker goes on");
+    let stored = posts.join_next().await.expect("two").expect("a task").expect("an answer");
+    assert_eq!(stored, [200], "the first one was only waiting");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::sync::{Purpose, Sync};
 use crate::tail::{self, Tail};
 use crate::verify::{self, Schedule};
 use crate::workos::Lane;
-use crate::{backoff, consumer, database, fast_lane, page};
+use crate::{backoff, consumer, database, fast_lane, page, standing};
 
 /// Consumes until told to leave.
 pub async fn run(config: Config) -> anyhow::Result<Exit> {
@@ -34,7 +34,11 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     let readiness = Readiness::default();
     readiness.unready("database", "not asked yet");
     readiness.unready("stream", "not subscribed yet");
-    let (admin, page) = show(&config, &readiness, &metrics, &stop)?;
+    // Who we are and how we fare is told until the end, not only until the first signal.
+    let told = CancellationToken::new();
+    let _ends_last = told.clone().drop_guard();
+    let (admin, page) = show(&config, &readiness, &metrics, &told)?;
+    tokio::spawn(tell_of_leaving(readiness.clone(), stop.clone()));
     tracing::info!(admin = %admin, env = config.ask.env, "worker started");
 
     let connections = u32::try_from(consumer::in_flight(&config))
@@ -100,7 +104,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
         breaker: Breaker::default(),
         alone: Arc::default(),
     };
-    look_after(&means, &readiness, &stop);
+    look_after(&means, &jetstream, &readiness, &stop);
     if let Some(page) = page {
         let database = database::pool(&config.database.url, page::CONNECTIONS)?;
         page.open(rooms(&means, database, &jetstream, &readiness), stop.clone());
@@ -122,12 +126,12 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Serves the admin address, and on it the operator page if there is one.
+/// Serves the admin address until `told`, and on it the operator page if there is one.
 fn show(
     config: &Config,
     readiness: &Readiness,
     metrics: &Metrics,
-    stop: &CancellationToken,
+    told: &CancellationToken,
 ) -> anyhow::Result<(SocketAddr, Option<Arc<Page>>)> {
     let metrics = metrics.clone();
     let mut admin = Admin::new(readiness.clone(), move || metrics.render());
@@ -135,7 +139,7 @@ fn show(
     if let Some(page) = page.clone() {
         admin = admin.with_page(page::PATH, move |request| Arc::clone(&page).answer(request));
     }
-    Ok((admin::serve(config.admin, admin, stop.clone())?, page))
+    Ok((admin::serve(config.admin, admin, told.clone())?, page))
 }
 
 /// What the operator page looks at.
@@ -156,13 +160,32 @@ fn rooms(
     }
 }
 
-/// What goes on beside the consumer: who is unwell is told, dead letters are counted, exhausted events seen to.
-fn look_after(means: &Means, readiness: &Readiness, stop: &CancellationToken) {
+/// What goes on beside the consumer: who is unwell is told, dead letters are counted, what waits is watched, exhausted
+/// events seen to.
+fn look_after(
+    means: &Means,
+    jetstream: &async_nats::jetstream::Context,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) {
     let Means { sync, metrics, dead_letters, breaker, .. } = means.clone();
     tokio::spawn(tell_of_workos(sync.workos.unwell(), metrics.clone(), readiness.clone(), stop.clone()));
     tokio::spawn(tell_of_the_breaker(breaker.watch(), metrics.clone(), readiness.clone(), stop.clone()));
     tokio::spawn(dead_letters.clone().keep_counting(metrics.clone(), stop.clone()));
+    tokio::spawn(standing::keep_watching(
+        sync.database.clone(),
+        jetstream.clone(),
+        sync.env.clone(),
+        metrics.clone(),
+        stop.clone(),
+    ));
     tokio::spawn(dead_letter::watch_exhausted(dead_letters, sync.database, breaker, metrics, stop.clone()));
+}
+
+/// From the first signal on we are not ready, though what is in hand is finished.
+async fn tell_of_leaving(readiness: Readiness, stop: CancellationToken) {
+    stop.cancelled().await;
+    readiness.unready("shutdown", "leaving");
 }
 
 /// Shows whether WorkOS may be asked, in readiness and metrics.

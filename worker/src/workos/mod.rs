@@ -99,6 +99,13 @@ pub struct Reply {
     pub embedded: Vec<Record>,
 }
 
+/// The header that carries a key, if a header can.
+pub(crate) fn bearer(key: &Secret) -> Option<HeaderValue> {
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal())).ok()?;
+    bearer.set_sensitive(true);
+    Some(bearer)
+}
+
 /// The WorkOS API.
 #[derive(Clone)]
 pub struct WorkOs {
@@ -127,9 +134,7 @@ impl WorkOs {
         // One TLS implementation for everything; a second call finds the first one's choice.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()))
-            .context("WORKOS_API_KEY holds characters that a header cannot carry")?;
-        bearer.set_sensitive(true);
+        let bearer = bearer(key).context("WORKOS_API_KEY holds characters that a header cannot carry")?;
         headers.insert(AUTHORIZATION, bearer);
         headers
             .insert(USER_AGENT, HeaderValue::from_static(concat!("workos-sync/", env!("CARGO_PKG_VERSION"))));
