@@ -924,7 +924,8 @@ fn orphans<'a>(
 }
 
 /// How an entry ends that lost the guard. A later question answered it, unless what that question was told
-/// is older than what this event or this answer says: then WorkOS must be asked again.
+/// is older than what this event or this answer says: then WorkOS must be asked again. So it must when events said
+/// something of members of a relation: nothing in an answer tells whether it knew, and no answer tells how one ended.
 fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> Option<Ending> {
     if won.contains_key(&entry.object) {
         return None;
@@ -947,6 +948,7 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
         }
         Some(_) => Ending::Ends(Outcome::Superseded, Some("deleted")),
         None if entry.said.max(answered) > state.updated_at => Ending::Fails(Failure::StaleRead),
+        None if !entry.ends.is_empty() || !entry.members.is_empty() => Ending::Fails(Failure::Unconfirmed),
         None => Ending::Ends(Outcome::Superseded, Some("later_answer")),
     })
 }
@@ -965,5 +967,46 @@ impl From<database::Trouble> for Failure {
             Trouble::Unavailable | Trouble::Conflict => Self::DatabaseUnavailable,
             Trouble::Refused(detail) => Self::RowRefused(detail),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sessions of a user, of which the answer shows none, and what the guard knows of them by now.
+    fn outrun(deleted_by: Option<DeletedBy>) -> (Entry, HashMap<ObjectRef, Known>) {
+        let object = ObjectRef::new(Kind::Session, "user_1");
+        let record = kinds::composed(&object, []).expect("a relation");
+        let entry =
+            Entry { verdict: Verdict::Present(Box::new(record)), ..Entry::asked(object.clone(), None) };
+        let later = Known { fence: 9, has_row: true, deleted_by, ..Known::default() };
+        (entry, HashMap::from([(object, later)]))
+    }
+
+    fn end() -> Member {
+        let tells = BTreeMap::from([("status".to_owned(), "revoked".to_owned())]);
+        Member { id: "session_1".to_owned(), is_in: false, tells }
+    }
+
+    #[test]
+    fn what_events_said_of_members_is_not_lost_with_the_guard() {
+        let unconfirmed = Some(Ending::Fails(Failure::Unconfirmed));
+        let nobody_won = guard::Won::new();
+        let (entry, state) = outrun(None);
+        let later_answer = Some(Ending::Ends(Outcome::Superseded, Some("later_answer")));
+        assert_eq!(lost(&entry, &nobody_won, &state), later_answer, "the later answer says it all");
+        let ended = Entry { ends: vec![end()], ..entry.clone() };
+        assert_eq!(lost(&ended, &nobody_won, &state), unconfirmed);
+        let joined = Entry { members: BTreeMap::from([(end().id, end())]), ..entry };
+        assert_eq!(lost(&joined, &nobody_won, &state), unconfirmed);
+    }
+
+    #[test]
+    fn what_is_said_of_members_of_a_relation_whose_owner_is_gone_is_of_no_account() {
+        let (entry, state) = outrun(Some(DeletedBy::Cascade));
+        let ended = Entry { ends: vec![end()], ..entry };
+        let deleted = Some(Ending::Ends(Outcome::Superseded, Some("deleted")));
+        assert_eq!(lost(&ended, &guard::Won::new(), &state), deleted);
     }
 }
