@@ -314,7 +314,11 @@ async fn the_permissions_of_a_member_are_those_of_its_roles() {
     let (ada, bob, eve) =
         (sim.user("ada@example.com"), sim.user("bob@example.com"), sim.user("eve@example.com"));
     let (acme, initech) = (sim.organization("Acme"), sim.organization("Initech"));
-    sim.create(Kind::Role, json!({"slug": "member", "permissions": ["read"]}));
+    sim.create(Kind::Role, json!({"slug": "member", "permissions": ["read", "burn"]}));
+    // Of `write` and `fly` there is no row; `burn` was deleted, `bill` too, and made again.
+    for slug in ["read", "burn", "bill"] {
+        sim.create(Kind::Permission, json!({"slug": slug}));
+    }
     sim.create(Kind::Role, json!({"slug": "admin", "permissions": ["read", "write"]}));
     sim.create(Kind::Role, json!({"slug": "gone", "permissions": ["fly"]}));
     sim.create(
@@ -336,6 +340,11 @@ async fn the_permissions_of_a_member_are_those_of_its_roles() {
     world.settled().await;
     sim.delete(Kind::Role, "gone");
     sim.delete(Kind::OrganizationMembership, &left);
+    for slug in ["burn", "bill"] {
+        sim.delete(Kind::Permission, slug);
+    }
+    world.settled().await;
+    sim.create(Kind::Permission, json!({"slug": "bill"}));
     world.settled().await;
 
     let rows: Vec<(String, String, String)> = sqlx::query_as(
