@@ -255,6 +255,41 @@ async fn the_role_of_the_environment_does_not_stand_in_for_a_role_of_the_organiz
 }
 
 #[tokio::test]
+async fn only_a_role_that_says_so_is_an_organizations_own() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let acme = sim.organization("Acme");
+    let roles = ["untold", "new"].map(|slug| sim.create(Kind::Role, json!({"slug": slug})));
+    sim.silently_update(Kind::Role, "untold", json!({"type": null}), false);
+    sim.silently_update(Kind::Role, "new", json!({"type": "ResourceRole"}), false);
+    for role in &roles {
+        sim.emit(
+            "organization_role.created",
+            json!({"object": "role", "slug": role, "organization_id": acme}),
+        );
+    }
+    let filled = world.worker_command(&["backfill"]).await;
+    assert_eq!(filled.code(), Some(Exit::Success as i32), "{}", filled.stderr);
+    world.settled().await;
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn a_role_does_not_go_from_one_organization_to_another() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let (acme, initech) = (sim.organization("Acme"), sim.organization("Initech"));
+    sim.create(Kind::OrganizationRole, json!({"id": "role_1", "slug": "admin", "organization_id": acme}));
+    sim.create(Kind::Role, json!({"id": "role_2", "slug": "member"}));
+    world.settled().await;
+    sim.create(Kind::OrganizationRole, json!({"id": "role_1", "slug": "admin", "organization_id": initech}));
+    sim.create(Kind::OrganizationRole, json!({"id": "role_2", "slug": "member", "organization_id": initech}));
+    world.settled().await;
+    assert!(world.row(Kind::OrganizationRole, &format!("{acme}/admin")).await.is_some());
+    assert!(world.row(Kind::Role, "member").await.is_some());
+}
+
+#[tokio::test]
 async fn what_an_organization_has_goes_with_it_and_the_audit_log_says_why() {
     let world = World::builder().knobs(Knobs { cascade_events: false, ..Knobs::default() }).start().await;
     let sim = world.sim();
