@@ -284,13 +284,14 @@ impl Sync {
             for reply in std::mem::take(&mut told).into_iter().chain(answered) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
-                if let Verdict::Present(record) = &entry.verdict
-                    && record.lacks_a_change(&entry.members)
-                {
-                    entry.verdict = Verdict::Wait(Failure::Unconfirmed);
+                if let Verdict::Present(record) = &mut entry.verdict {
+                    // How members ended is certain, whether or not the answer knows it yet.
+                    record.row.hear(&entry.ends);
+                    if record.lacks_a_change(&entry.members) {
+                        entry.verdict = Verdict::Wait(Failure::Unconfirmed);
+                    }
                 }
                 if let Verdict::Present(record) = &mut entry.verdict {
-                    record.row.hear(&entry.ends);
                     // What came along need not be asked for.
                     let came =
                         |parent: &&ObjectRef| reply.embedded.iter().all(|came| came.object != **parent);
@@ -470,13 +471,14 @@ impl Sync {
                 }
                 Err(Trouble::Refused(detail)) => {
                     let Some(entry) = part.first_mut() else { return Err(Trouble::Refused(detail)) };
-                    if matches!(entry.verdict, Verdict::Wait(_)) {
+                    if matches!(entry.verdict, Verdict::Wait(_)) && entry.ends.is_empty() {
                         // Even the ledger was refused: nothing of ours can be written.
                         return Err(Trouble::Refused(detail));
                     }
                     tracing::warn!(object.kind = %entry.object.kind, object.id = %entry.object.id, refusal = %detail,
                         "Postgres refused a row, the others of its batch go through");
                     entry.verdict = Verdict::Wait(Failure::RowRefused(detail));
+                    entry.ends.clear();
                     parts.push(part);
                 }
                 Err(trouble) => return Err(trouble),
@@ -580,6 +582,7 @@ impl Sync {
             let mut audits: Vec<Audit<'_>> = Vec::new();
             self.write_present(connection, &pass, &mut audits, &mut result).await?;
             let cascaded = self.bury_gone(connection, &pass, &mut audits, &mut result).await?;
+            self.write_ends(connection, &pass, &mut audits, &mut result).await?;
             let mut log = audits;
             log.extend(cascaded.iter().map(|(parent, object, event)| Audit {
                 object,
@@ -596,7 +599,8 @@ impl Sync {
         let mut endings = BTreeMap::new();
         for entry in entries {
             let ending = match (&entry.verdict, result.remove(&entry.object)) {
-                (Verdict::Wait(Failure::CannotAsk(why)), _) => Ending::Ends(Outcome::Ignored, Some(why)),
+                (Verdict::Wait(Failure::CannotAsk(_)), Some(ending)) => ending,
+                (Verdict::Wait(Failure::CannotAsk(why)), None) => Ending::Ends(Outcome::Ignored, Some(why)),
                 (Verdict::Wait(failure), _) => Ending::Fails(failure.clone()),
                 (_, Some(Ending::Ends(..))) if let Some(failure) = &entry.held_back => {
                     Ending::Fails(failure.clone())
@@ -720,6 +724,41 @@ impl Sync {
         }
         if !unchanged.is_empty() {
             guard::unchanged(connection, &self.env, &unchanged).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes how members of relations ended whose answers were not written: what is certain does not wait for them.
+    async fn write_ends<'a>(
+        &self,
+        connection: &mut PgConnection,
+        pass: &Pass<'a, '_>,
+        audits: &mut Vec<Audit<'a>>,
+        result: &mut BTreeMap<&'a ObjectRef, Ending>,
+    ) -> sqlx::Result<()> {
+        let Pass { question, batch, entries, won, .. } = *pass;
+        let ended: Vec<&Entry> = entries
+            .iter()
+            .filter(|entry| match entry.verdict {
+                Verdict::Present(_) | Verdict::Gone(_) => !won.contains_key(&entry.object),
+                Verdict::Missing | Verdict::Wait(_) => true,
+            })
+            .filter(|entry| !entry.ends.is_empty())
+            .collect();
+        let relations: Vec<(&ObjectRef, &[Member])> =
+            ended.iter().map(|entry| (&entry.object, entry.ends.as_slice())).collect();
+        for (object, change) in kinds::end(connection, question.at, &relations).await? {
+            let Some(entry) = ended.iter().find(|entry| entry.object == object) else { continue };
+            audits.push(Audit {
+                object: &entry.object,
+                action: Action::Updated,
+                changes: ledger::changes(&[change], kinds::personal(object.kind), self.keep_personal),
+                event: credited(entry, batch),
+                cause: None,
+            });
+            if matches!(entry.verdict, Verdict::Wait(Failure::CannotAsk(_))) {
+                result.insert(&entry.object, Ending::Ends(Outcome::Applied, None));
+            }
         }
         Ok(())
     }
@@ -889,6 +928,8 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
             },
             Verdict::Gone(by) => Claim::Gone(*by),
             Verdict::Missing => Claim::Missing,
+            // Its members are written without an answer: nobody else may write them meanwhile.
+            Verdict::Wait(_) if !entry.ends.is_empty() => Claim::Hold,
             Verdict::Wait(_) => continue,
         };
         claims.insert(&entry.object, claim);

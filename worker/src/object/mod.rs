@@ -647,6 +647,30 @@ pub async fn lacking(
     Ok(users.into_iter().map(|user| ObjectRef::new(Kind::Session, user)).collect())
 }
 
+/// Takes in how members of these relations ended although their answers cannot be had; returns what is news of each.
+pub async fn end(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    relations: &[(&ObjectRef, &[Member])],
+) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+    let owners: HashMap<&str, &ObjectRef> = relations
+        .iter()
+        .filter(|(relation, _)| relation.kind == Kind::ApiKey)
+        .flat_map(|(relation, ends)| ends.iter().map(|end| (end.id.as_str(), *relation)))
+        .collect();
+    if owners.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<&str> = owners.keys().copied().collect();
+    let mut news: BTreeMap<&ObjectRef, Vec<String>> = BTreeMap::new();
+    for key in api_key::revoke(connection, at, &keys).await? {
+        if let Some(relation) = owners.get(key.as_str()) {
+            news.entry(relation).or_default().push(key);
+        }
+    }
+    Ok(news.into_iter().map(|(relation, keys)| (relation.clone(), api_key::revoked(keys.into()))).collect())
+}
+
 /// Marks the parts of relations that go with what was buried; returns each with what it went with.
 pub async fn leave(
     connection: &mut PgConnection,
@@ -663,8 +687,13 @@ pub async fn leave(
     }
     let groups = ids_of(objects, Kind::Group);
     if !groups.is_empty() {
-        let left = group_membership::leave_groups(connection, at, &groups).await?;
+        let left = group_membership::leave_groups(&mut *connection, at, &groups).await?;
         all.extend(left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::Group, group), relation)));
+    }
+    let organizations = ids_of(objects, Kind::Organization);
+    if !organizations.is_empty() {
+        let left = api_key::leave_organizations(connection, at, &organizations).await?;
+        all.extend(left.into_iter().map(|(of, relation)| (ObjectRef::new(Kind::Organization, of), relation)));
     }
     Ok(all)
 }
