@@ -251,6 +251,8 @@ impl Sync {
         let mut embedded: Vec<Record> = Vec::new();
         let mut frontier: Vec<ObjectRef> = Vec::new();
         let mut told: Vec<Reply> = Vec::new();
+        // How many of those that came along.
+        let mut looked_up = 0;
         // An object that is both asked for and told of by a list is asked for.
         let (listed, asked): (Vec<Wish>, Vec<Wish>) =
             wishes.into_iter().partition(|wish| wish.told.is_some());
@@ -310,6 +312,7 @@ impl Sync {
             }
             self.doubt(&mut entries, now).await?;
             let suspects = self.suspects(&organizations).await?;
+            revived.extend(self.revived_along(&mut looked_up, &embedded).await?);
             let fallen = self.fallen(&revived).await?;
             frontier = self.next_questions(&mut entries, parents, &suspects, fallen).await?;
             suspicions.extend(suspects);
@@ -393,7 +396,11 @@ impl Sync {
             let asks = match &known {
                 _ if suspects.contains(object) => true,
                 None => true,
-                Some(known) if fallen.contains(object) => known.deleted_by == Some(DeletedBy::Cascade),
+                Some(known) if fallen.contains(object) => match known.deleted_by {
+                    Some(by) => by == DeletedBy::Cascade,
+                    // Only a part of a relation fell.
+                    None => object.kind.is_relation(),
+                },
                 // What an event declared deleted stays so; what only an answer or a parent took may be back.
                 Some(known) => match known.deleted_by {
                     Some(DeletedBy::Event) => false,
@@ -407,6 +414,30 @@ impl Sync {
             }
         }
         Ok(questions)
+    }
+
+    /// Groups that came along with answers and were taken for gone: others were in them too.
+    async fn revived_along(
+        &self,
+        looked_up: &mut usize,
+        embedded: &[Record],
+    ) -> Result<Vec<ObjectRef>, Trouble> {
+        let came = embedded.get(*looked_up..).unwrap_or_default();
+        *looked_up = embedded.len();
+        let groups: HashSet<&ObjectRef> = came
+            .iter()
+            .map(|record| &record.object)
+            .filter(|object| matches!(object.kind, Kind::Group | Kind::DirectoryGroup))
+            .collect();
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let groups: Vec<&ObjectRef> = groups.into_iter().collect();
+        let known = within_time(guard::known(&self.database, &self.env, &groups)).await?;
+        let revived = known
+            .into_iter()
+            .filter(|(_, known)| matches!(known.deleted_by, Some(DeletedBy::Answer | DeletedBy::Cascade)));
+        Ok(revived.map(|(group, _)| group).collect())
     }
 
     /// What went with these objects, which are there after all.

@@ -425,6 +425,36 @@ async fn a_users_key_for_an_organization_goes_with_it_and_comes_back_with_it() {
 }
 
 #[tokio::test]
+async fn who_was_in_a_group_that_is_there_after_all_is_in_it_again() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let (acme, ada, bob) = two(sim);
+    let engineers = group(sim, &acme, "Engineers");
+    let first = join(sim, &ada, &engineers);
+    join(sim, &bob, &engineers);
+    sim.release_held();
+    world.settled().await;
+    let lose = async || {
+        sim.fail_next(Kind::Group, &engineers, 2, Failure::Status(404));
+        let synced = world.worker_command(&["sync", "group", &engineers]).await;
+        assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+        assert!(world.row(Kind::Group, &engineers).await.is_none());
+        assert!(groups_of(&world, &bob).await.is_empty());
+    };
+    lose().await;
+    let synced = world.worker_command(&["sync", "group", &engineers]).await;
+    assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+    world.assert_in_step().await;
+
+    // Or it comes along with what is told of one of them.
+    lose().await;
+    let told = sim.tell("group.member_added", Kind::GroupMembership, &first).expect("it is there");
+    sim.post(&told).await.expect("a delivery");
+    world.settled().await;
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
 async fn a_group_of_which_nobody_knows_the_organization_gets_a_clear_answer() {
     let world = World::builder().workers(0).knobs(by_hand()).start().await;
     let sim = world.sim();
