@@ -481,6 +481,23 @@ macro_rules! kinds {
             match kind { $( Kind::$kind => $module::PERSONAL, )+ }
         }
 
+        /// What the guard knows something by that stands in the table of a kind under this id, where that is not the id.
+        pub async fn key_of(
+            connection: &mut PgConnection,
+            env: &str,
+            kind: Kind,
+            id: &str,
+        ) -> sqlx::Result<Option<ObjectRef>> {
+            let key = match kind {
+                $( Kind::$kind => whole!(
+                    $( $whole )?;
+                    by!($( $slug )?; None, $module::key_of(connection, env, id).await?),
+                    $module::key_of(connection, env, id).await?
+                ), )+
+            };
+            Ok(key.map(|key| ObjectRef::new(kind, key)))
+        }
+
         fn read_fields(object: ObjectRef, fields: Fields, records: &mut Vec<Record>) {
             match object.kind {
                 $(

@@ -107,6 +107,26 @@ pub(super) async fn live(
     .await
 }
 
+/// The key of an organization's own role, by its WorkOS id.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let key = sqlx::query_scalar!(
+        r#"
+        SELECT organization_id || '/' || slug AS key
+        FROM workos.roles
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
+}
+
 /// Marks roles as gone; returns those that were not.
 pub(super) async fn bury(
     connection: &mut PgConnection,

@@ -113,6 +113,26 @@ pub(super) async fn live(
     .await
 }
 
+/// The slug of a role of the environment, by its WorkOS id.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let key = sqlx::query_scalar!(
+        r#"
+        SELECT slug
+        FROM workos.roles
+        WHERE _env = $1 AND id = $2 AND organization_id IS NULL
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
+}
+
 /// Nothing follows a role in other tables.
 pub(super) async fn beside(
     _connection: &mut PgConnection,

@@ -376,6 +376,26 @@ pub(super) async fn dependants(
     Ok(Vec::new())
 }
 
+/// Whose session it is.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let user = sqlx::query_scalar!(
+        r#"
+        SELECT user_id
+        FROM workos.sessions
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(user.flatten())
+}
+
 /// The users among these who have sessions, live ones or tombstones.
 pub(super) async fn owners(
     connection: &mut PgConnection,
