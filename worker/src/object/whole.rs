@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
+use shared::event::Member;
+use shared::id::ObjectRef;
 use sqlx::PgConnection;
 
 use super::columns::{Change, Fields};
@@ -45,6 +47,15 @@ pub(super) async fn lacks_nothing<R>(
     _at: DateTime<Utc>,
     _rows: &[&R],
 ) -> sqlx::Result<Vec<String>> {
+    Ok(Vec::new())
+}
+
+/// What ends in relations whose members end by an answer.
+pub(super) async fn ends_nothing(
+    _connection: &mut PgConnection,
+    _at: DateTime<Utc>,
+    _relations: &[(&ObjectRef, &[Member])],
+) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
     Ok(Vec::new())
 }
 
