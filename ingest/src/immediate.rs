@@ -90,6 +90,8 @@ enum Answer {
     MethodNotAllowed,
     Unauthorized,
     MalformedId,
+    /// It lacks a part.
+    IncompleteId(&'static str),
     MalformedWait,
     /// It is not known to be stored.
     Unstored(Unstored),
@@ -102,7 +104,7 @@ impl Answer {
             Self::Queued | Self::Retrying(_) | Self::GivenUp(_) => StatusCode::ACCEPTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::MalformedId | Self::MalformedWait => StatusCode::BAD_REQUEST,
+            Self::MalformedId | Self::IncompleteId(_) | Self::MalformedWait => StatusCode::BAD_REQUEST,
             Self::Unstored(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -116,7 +118,7 @@ impl Answer {
             Self::GivenUp(_) => "given_up",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Unauthorized => "unauthorized",
-            Self::MalformedId => "malformed_id",
+            Self::MalformedId | Self::IncompleteId(_) => "malformed_id",
             Self::MalformedWait => "malformed_wait",
             Self::Unstored(Unstored::Busy) => "busy",
             Self::Unstored(Unstored::NotConnected) => "not_connected",
@@ -149,6 +151,10 @@ impl Answer {
                     status,
                     "the id is no text of 1 to 256 bytes without control characters",
                 );
+            }
+            Self::IncompleteId(form) => {
+                let wants = format!("the id of this kind is {form}; write its / as %2F");
+                return problem::words(status, &wants);
             }
             Self::MalformedWait => {
                 return problem::words(status, "`wait` wants one duration such as 1500ms or 2s");
@@ -268,6 +274,9 @@ impl Immediate {
         let id = percent_decode_str(&named.id).decode_utf8().map_err(|_| Answer::MalformedId)?;
         if id.len() > LONGEST_ID || id.contains(char::is_control) {
             return Err(Answer::MalformedId);
+        }
+        if let Some(form) = named.kind.form().filter(|_| !named.kind.takes(&id)) {
+            return Err(Answer::IncompleteId(form));
         }
         let wait = wait(parts.uri.query().unwrap_or_default()).ok_or(Answer::MalformedWait)?;
         let trace = parts.headers.get(subject::TRACEPARENT);

@@ -138,7 +138,7 @@ const fn session(event_type: &'static str, is_active: bool, tells: &'static [&'s
     }
 }
 
-/// A type about an API key: the keys of its owner are asked for.
+/// A type about an API key: the keys of its owner are asked for. That one was revoked is certain without an answer.
 const fn api_key(event_type: &'static str, is_valid: bool, tells: &'static [&'static str]) -> Entry {
     Entry {
         member: Some((&["id"], is_valid)),
@@ -150,6 +150,9 @@ const fn api_key(event_type: &'static str, is_valid: bool, tells: &'static [&'st
 /// What is told of a session that ended: not the address, the browser or who impersonated whom.
 const ENDED_SESSION: &[&str] =
     &["organization_id", "auth_method", "status", "expires_at", "ended_at", "created_at", "updated_at"];
+
+/// What is told of an API key that was revoked: its id at least, whatever else a payload leaves out.
+const REVOKED_KEY: &[&str] = &["id", "updated_at"];
 
 /// The table.
 pub const ENTRIES: &[Entry] = {
@@ -235,7 +238,7 @@ pub const ENTRIES: &[Entry] = {
         session("session.revoked", false, ENDED_SESSION),
         api_key("api_key.created", true, &["updated_at"]),
         api_key("api_key.updated", true, &["updated_at"]),
-        api_key("api_key.revoked", false, &[]),
+        api_key("api_key.revoked", false, REVOKED_KEY),
         // Nothing of these is mirrored.
         ignored("dsync.token.created", EVENTS_API),
         ignored("dsync.token.revoked", EVENTS_API),

@@ -434,11 +434,11 @@ mod tests {
         if !entry.directory.is_empty() {
             put(entry.directory, "directory_1");
         }
-        if let Some((member, _)) = entry.member {
-            put(member, "member_1");
-        }
         for field in entry.tells.iter().filter(|field| [**field] != *entry.organization) {
             put(&[*field], &format!("told_{field}"));
+        }
+        if let Some((member, _)) = entry.member {
+            put(member, "member_1");
         }
         for (path, part) in entry.id.iter().zip(id.split('/')) {
             put(path, part);
@@ -494,14 +494,18 @@ mod tests {
             prop_assert_eq!(event.organization_id.as_deref(), expected);
             let expected = (!entry.directory.is_empty()).then_some("directory_1");
             prop_assert_eq!(event.directory_id.as_deref(), expected);
-            let expected = entry.member.map(|(_, is_in)| Member {
+            let expected = entry.member.map(|(path, is_in)| Member {
                 id: "member_1".to_owned(),
                 is_in,
                 tells: entry
                     .tells
                     .iter()
                     .map(|field| {
-                        let told = if [*field] == *entry.organization { organization.clone() } else { format!("told_{field}") };
+                        let told = match [*field] {
+                            of if of == *entry.organization => organization.clone(),
+                            of if of == *path => "member_1".to_owned(),
+                            _ => format!("told_{field}"),
+                        };
                         ((*field).to_owned(), told)
                     })
                     .collect(),

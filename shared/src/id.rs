@@ -96,6 +96,29 @@ impl Kind {
         }
     }
 
+    /// What an id looks like that has more than one part; `None` where any text may be one.
+    #[must_use]
+    pub const fn form(self) -> Option<&'static str> {
+        match self {
+            Self::ApiKey => Some("organization/{id} or user/{id}, with the id of the owner"),
+            Self::OrganizationRole => Some("{organization id}/{slug}"),
+            _ => None,
+        }
+    }
+
+    /// Whether this may be an id of the kind. One that lacks a part would be another name of the same thing, or of nothing.
+    #[must_use]
+    pub fn takes(self, id: &str) -> bool {
+        match (self, id.split_once('/')) {
+            (Self::ApiKey, Some((of, owner))) => matches!(of, "organization" | "user") && !owner.is_empty(),
+            (Self::OrganizationRole, Some((organization, slug))) => {
+                !organization.is_empty() && !slug.is_empty()
+            }
+            (Self::ApiKey | Self::OrganizationRole, None) => false,
+            _ => true,
+        }
+    }
+
     /// Whether it is a relation that is only answered as a whole: everything that belongs to one object, whose id is the
     /// id.
     #[must_use]
@@ -156,5 +179,22 @@ mod tests {
             assert_eq!(kind.name().parse::<Kind>().ok(), Some(kind));
         }
         assert!("users".parse::<Kind>().is_err());
+    }
+
+    #[test]
+    fn an_id_that_lacks_a_part_is_none() {
+        for id in ["organization/org_1", "user/user_1", "user/a/b"] {
+            assert!(Kind::ApiKey.takes(id), "{id}");
+        }
+        for id in ["org_1", "api_key_1", "team/team_1", "organization/", "/org_1", ""] {
+            assert!(!Kind::ApiKey.takes(id), "{id}");
+        }
+        assert!(Kind::OrganizationRole.takes("org_1/admin"));
+        for id in ["admin", "org_1/", "/admin"] {
+            assert!(!Kind::OrganizationRole.takes(id), "{id}");
+        }
+        for kind in Kind::ALL {
+            assert_eq!(kind.takes("a text"), kind.form().is_none(), "{kind}");
+        }
     }
 }

@@ -46,7 +46,8 @@ pub enum Passage {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Events that failed within the window and were not settled since, by a hash of their id.
+    /// Events that failed within the window, or since the last one that was settled, and were not settled since, by a
+    /// hash of their id.
     failing: HashMap<u64, Instant>,
     /// Events that were settled, by the second.
     settled: VecDeque<(Instant, usize)>,
@@ -190,7 +191,10 @@ impl State {
         while self.settled.front().is_some_and(|(at, _)| !within(*at)) {
             self.settled.pop_front();
         }
-        self.failing.retain(|_, at| within(*at));
+        // While nothing goes through, time makes failures no better: where little happens, few come in a window.
+        if !self.settled.is_empty() {
+            self.failing.retain(|_, at| within(*at));
+        }
     }
 }
 
@@ -230,9 +234,22 @@ mod tests {
         fail(&breaker, 99, Instant::now());
         assert!(!breaker.is_open());
         tokio::time::advance(WINDOW).await;
+        breaker.settled("well", Instant::now());
         fail(&breaker, LEAST - 1, Instant::now());
         assert!(!breaker.is_open(), "what lies before the window is forgotten");
         fail(&breaker, LEAST, Instant::now());
+        assert!(breaker.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_little_happens_it_opens_when_nothing_goes_through() {
+        let breaker = Breaker::default();
+        breaker.settled("well", Instant::now());
+        for n in 0..LEAST {
+            assert!(!breaker.is_open());
+            tokio::time::advance(WINDOW).await;
+            breaker.failed(&format!("event_{n}"), Instant::now());
+        }
         assert!(breaker.is_open());
     }
 

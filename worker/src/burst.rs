@@ -19,11 +19,11 @@ use shared::{clock, subject};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::consumer::{last_of, life_of};
 use crate::database::Trouble;
 use crate::guard::{self, Covers, Life, Question};
 use crate::listing::{self, Interruption, Patience};
 use crate::object::{self, Composition, Listed};
+use crate::stream::{last_of, life_of};
 use crate::sync::{Purpose, Sync, Told, Wish, within_time};
 use crate::whole::Composing;
 use crate::{crash, runs};

@@ -1,6 +1,6 @@
 //! Burst to list, within a batch: when many questions of a batch are about objects of one organization, its list is
-//! read, newest first, a hundred objects a page, as long as the pages answer enough of them. Nothing waits for it, and
-//! what the list does not show, or shows too old, is asked for by itself.
+//! read, a hundred objects a page, from the first of them on, as long as the pages answer enough of them. Nothing waits
+//! for it, and what the list does not show, or shows too old, is asked for by itself.
 //!
 //! (The users and groups of a directory are listed by [`crate::burst`] instead, which has a limit of its own to keep.)
 
@@ -12,7 +12,7 @@ use shared::event::Event;
 use shared::id::{Kind, ObjectRef};
 
 use crate::decide::{self, Verdict};
-use crate::listing::{self, Order};
+use crate::listing;
 use crate::object::{self, Listed};
 use crate::sync::{Sync, Told, Wish};
 use crate::workos::Answer;
@@ -80,12 +80,16 @@ async fn read(
 ) -> Vec<Told> {
     let path = object::list_under(path, organization);
     let mut answers = Vec::new();
-    let mut after: Option<String> = None;
+    // The list goes on after the oldest of them, which is asked for by itself: ids of WorkOS sort by time.
+    let mut after = if object::is_paged(kind) {
+        questions.pop_first().map(|(oldest, _)| oldest.id.clone())
+    } else {
+        None
+    };
     while questions.len() >= WORTH {
-        let (of, order) = (Some(organization), Order::NewestFirst);
-        let page = listing::page(&sync.workos, kind, of, &path, order, after.as_deref(), sync.lane).await;
+        let page = listing::page(&sync.workos, kind, Some(organization), &path, after.as_deref(), sync.lane);
         // Whatever it is, single questions meet it too, and tell what it means for each event.
-        let Ok(Some(page)) = page else { break };
+        let Ok(Some(page)) = page.await else { break };
         let before = answers.len();
         for told in page.told {
             if let Some(wish) = questions.get(&told.record.object)

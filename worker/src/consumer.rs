@@ -1,7 +1,6 @@
 //! Pulling deliveries in batches, several batches in flight, so that asking and writing overlap.
 
 use std::collections::{HashSet, VecDeque};
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,8 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream::Stream;
-use chrono::SubsecRound as _;
 use futures_util::{FutureExt as _, StreamExt as _};
 use shared::admin::Readiness;
 use shared::id::ObjectRef;
@@ -23,8 +20,8 @@ use tokio_util::task::TaskTracker;
 use crate::breaker::{self, Passage};
 use crate::config::Config;
 use crate::database::Trouble;
-use crate::guard::Life;
-use crate::process::{self, Begun, Delivery, Means};
+use crate::process::{self, Delivery, Means};
+use crate::stream::Begun;
 use crate::{backoff, database, durable};
 
 /// Deliveries that all workers together may have in hand or waiting for a retry, or for a list: the first import of a
@@ -111,15 +108,6 @@ async fn pause(delay: Duration, stop: &CancellationToken) {
         () = tokio::time::sleep(delay) => {}
         () = stop.cancelled() => {}
     }
-}
-
-/// The life of a stream, to the microsecond that Postgres keeps.
-pub(crate) fn life_of(info: &jetstream::stream::Info) -> Life {
-    info.created.trunc_subsecs(6)
-}
-
-pub(crate) fn last_of(info: &jetstream::stream::Info) -> i64 {
-    i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX)
 }
 
 /// One batch at a time per object, within this process.
@@ -223,18 +211,14 @@ struct Consumer {
     tasks: TaskTracker,
 }
 
-/// A pull subscription, and the life and last sequence of the stream sampled before it began.
+/// A pull subscription, and the stream as it was before it began.
 struct Subscription {
     messages: pull::Stream,
     /// How much may be pulled.
     passage: Passage,
     /// The most deliveries of a batch.
     batch_max: usize,
-    stream: Arc<Stream<()>>,
-    life: Life,
-    last: i64,
-    /// The stream was made anew under our feet.
-    reborn: Arc<Notify>,
+    begun: Begun,
 }
 
 impl Consumer {
@@ -291,7 +275,6 @@ impl Consumer {
             ..pull::Config::default()
         };
         let consumer = durable::consumer(&stream, &name, wanted).await?;
-        // Sampled before anything is pulled: when the life is the same afterwards, all was pulled within it.
         let info = stream.get_info().await.context("failed to ask the broker about the stream")?;
         let messages = consumer
             .stream()
@@ -302,15 +285,7 @@ impl Consumer {
             .await
             .context("failed to pull")?;
         tracing::info!(consumer = name, durability = %facts.durability(), "subscribed");
-        Ok(Subscription {
-            messages,
-            passage,
-            batch_max,
-            stream: Arc::new(stream),
-            life: life_of(&info),
-            last: last_of(&info),
-            reborn: Arc::new(Notify::new()),
-        })
+        Ok(Subscription { messages, passage, batch_max, begun: Begun::new(stream, &info) })
     }
 
     /// Works on a subscription until it ends, and hands back what was pulled and not begun.
@@ -344,11 +319,7 @@ impl Consumer {
                 return Ok(());
             };
             let busy = self.lanes.occupy(&deliveries);
-            let begun = Begun {
-                life: subscription.life,
-                last: subscription.last,
-                confirm: Self::same_life(subscription),
-            };
+            let begun = subscription.begun.clone();
             let means = self.means.clone();
             let (readiness, database_down) = (self.readiness.clone(), self.database_down.clone());
             self.tasks.spawn(async move {
@@ -411,7 +382,7 @@ impl Consumer {
                         return Ok(Some(ready));
                     }
                 }
-                () = subscription.reborn.notified() => {
+                () = subscription.begun.reborn() => {
                     break Err(anyhow::anyhow!("the stream {} was made anew", subject::EVENTS_STREAM));
                 }
                 () = self.closed(subscription.passage) => break Ok(None),
@@ -420,25 +391,6 @@ impl Consumer {
         };
         self.lanes.park(pulled);
         ended
-    }
-
-    /// The last sequence of the stream, if its life is still the one that the subscription began in.
-    fn same_life(subscription: &Subscription) -> impl Future<Output = Option<i64>> + Send + 'static {
-        let (stream, before, reborn) =
-            (subscription.stream.clone(), subscription.life, subscription.reborn.clone());
-        async move {
-            match stream.get_info().await {
-                Ok(info) if life_of(&info) == before => Some(last_of(&info)),
-                Ok(_) => {
-                    reborn.notify_one();
-                    None
-                }
-                Err(error) => {
-                    tracing::debug!(error = %error, "could not ask the broker about the stream");
-                    None
-                }
-            }
-        }
     }
 
     /// A first delivery, and what comes with it: up to a full batch while more is pending; when nothing

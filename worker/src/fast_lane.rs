@@ -118,9 +118,12 @@ impl Delivery {
         let attempt =
             message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(u32::MAX)).max(1);
         let request: SyncRequest = serde_json::from_slice(&message.payload).ok()?;
+        let object = request.object();
+        // An earlier version of ingest let ids pass that lack a part.
+        let is_whole = object.as_ref().is_none_or(|object| object.kind.takes(&object.id));
         // Postgres cannot hold NUL characters, and no WorkOS id has one.
-        (!request.id.contains('\0')).then(|| Self {
-            object: request.object(),
+        (is_whole && !request.id.contains('\0')).then(|| Self {
+            object,
             request_id: request.request_id,
             attempt,
             message: message.clone(),

@@ -119,6 +119,18 @@ pub async fn record(
     Ok(())
 }
 
+/// Tries of these events that were begun have ended without an outcome, and say nothing against them.
+pub async fn take_back(connection: &mut PgConnection, env: &str, ids: &[&str]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE workos_sync.events SET begun = begun - 1 WHERE env = $1 AND id = ANY($2) AND outcome IS NULL AND begun > 0",
+        env,
+        ids as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// What happened to a row of the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {

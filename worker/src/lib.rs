@@ -6,7 +6,7 @@
 //! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
 //! and [`backoff`] how long that takes. Beside them, [`tail`] reads the Events API into the same stream, and what
 //! somebody waits for goes by the [`fast_lane`], with its [`relations`]; when many objects of one directory wait, [`burst`]
-//! reads its list instead.
+//! reads its list instead; when a batch has many of one organization, [`by_list`] does.
 //!
 //! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
 //! Both [`walk`] the lists, [`listing`] reads a page, [`whole`] composes relations, [`reconcile`] carries what a page told through the same verb,
@@ -17,6 +17,7 @@ pub mod backfill;
 pub mod backoff;
 pub mod breaker;
 pub mod burst;
+pub mod by_list;
 pub mod command;
 pub mod config;
 pub mod consumer;
@@ -41,6 +42,7 @@ pub mod reconcile;
 pub mod relations;
 pub mod runs;
 pub mod standing;
+pub mod stream;
 pub mod sync;
 pub mod tail;
 pub mod verify;

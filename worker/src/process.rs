@@ -15,16 +15,17 @@ use tokio::time::Instant;
 
 use crate::breaker::Breaker;
 use crate::burst::{self, Bursts, Waiting};
+use crate::by_list::ByList;
 use crate::database::{self, Trouble};
 use crate::dead_letter::{DeadLetters, Doomed};
 use crate::decide::{self, Standing};
 use crate::failure::{Failure, Remedy, Retries};
-use crate::guard::{self, Covers, DeletedBy, Found, Known, Life, Question, Wanted};
+use crate::guard::{self, Covers, DeletedBy, Found, Known, Question, Wanted};
 use crate::metrics::Metrics;
 use crate::object;
 use crate::outcome::Outcome;
+use crate::stream::Begun;
 use crate::sync::{Delivered, Ending, Sync, Wish, within_time};
-use crate::workos::Lane;
 use crate::{crash, ledger};
 
 /// After how long a delivery that was handed back comes again.
@@ -32,6 +33,9 @@ const HAND_BACK: Duration = Duration::from_millis(50);
 /// Tries that begin and never end, before an event counts as what kills the worker: so many at least, or its
 /// neighbours could not be told from it.
 const LEAST_CRASHES: u32 = 3;
+
+/// An event that waits for a list is written down every so many deliveries.
+const WAITS_LONG: u32 = 4;
 
 /// How long after an event an answer about a relation is doubted that does not say what the event said: nothing in it
 /// tells how old it is. After that it is believed, since a later event may have said the contrary.
@@ -195,16 +199,6 @@ fn unreadable(headers: Option<&HeaderMap>, sequence: i64, published: DateTime<Ut
     }
 }
 
-/// The stream as it was when the subscription began.
-pub struct Begun<C> {
-    /// Its life.
-    pub life: Life,
-    /// Its last sequence.
-    pub last: i64,
-    /// Asks the broker whether this is still its life, and for its last sequence by now.
-    pub confirm: C,
-}
-
 /// How a delivery is settled. Chosen once; the ledger, the log, the metrics and the acknowledgement read it.
 enum Settlement {
     /// It had its outcome before.
@@ -219,11 +213,7 @@ enum Settlement {
 
 /// Carries a batch from start to finish and settles every delivery. Returns what Postgres said when it was
 /// not available, so that the caller stops pulling.
-pub async fn batch(
-    means: &Means,
-    deliveries: Vec<Delivery>,
-    begun: Begun<impl Future<Output = Option<i64>>>,
-) -> Result<(), Trouble> {
+pub async fn batch(means: &Means, deliveries: Vec<Delivery>, begun: Begun) -> Result<(), Trouble> {
     means.metrics.batch(deliveries.len());
     let covers = deliveries.iter().map(|delivery| delivery.covers).max().unwrap_or(0);
     let mut messages = Vec::with_capacity(deliveries.len());
@@ -236,7 +226,7 @@ pub async fn batch(
     }
     let mut endings = BTreeMap::new();
     let result = {
-        let work = carry_out(means, &mut batch, &objects, covers, begun, &mut endings);
+        let work = carry_out(means, &mut batch, &objects, covers, &begun, &mut endings);
         tokio::pin!(work);
         let mut heartbeat = tokio::time::interval(means.ack_wait / 3);
         heartbeat.tick().await;
@@ -399,24 +389,28 @@ pub(crate) fn tell_of_a_death(metrics: &Metrics, event: &Event, attempts: u32, f
 
 /// A round with the whole batch, and then one for each event that may kill the worker: alone, so that its
 /// neighbours are not harmed, and after leaving a trace of it.
-async fn carry_out<C: Future<Output = Option<i64>>>(
+async fn carry_out(
     means: &Means,
     batch: &mut [Delivered],
     objects: &[Option<ObjectRef>],
     covers: i64,
-    begun: Begun<C>,
+    begun: &Begun,
     endings: &mut BTreeMap<usize, Ending>,
 ) -> Result<(), Trouble> {
-    let Begun { life, last, confirm } = begun;
-    let round = Round { means, objects, covers: Covers { life, sequence: covers, last: last.max(covers) } };
+    // What comes again does not say how much was published since it came first: most of it was delivered before it.
+    let again = batch.iter().any(|delivered| delivered.delivery > 1);
+    let published = if again { begun.last_by_now().await } else { None };
+    let covers = covers.max(begun.last).max(published.unwrap_or(0));
+    let round =
+        Round { means, objects, begun, covers: Covers { life: begun.life, sequence: covers, last: covers } };
     let all: Vec<usize> = (0..batch.len()).collect();
-    let Left { after, mut suspects } = round.go(batch, &all, Some(confirm), Company::Others, endings).await?;
+    let Left { after, mut suspects } = round.go(batch, &all, Company::Others, endings).await?;
     if !after.is_empty() {
-        suspects.extend(round.go(batch, &after, None::<C>, Company::Others, endings).await?.suspects);
+        suspects.extend(round.go(batch, &after, Company::Others, endings).await?.suspects);
     }
     for suspect in suspects {
         let _alone = means.alone.lock().await;
-        round.go(batch, &[suspect], None::<C>, Company::Alone, endings).await?;
+        round.go(batch, &[suspect], Company::Alone, endings).await?;
     }
     Ok(())
 }
@@ -442,6 +436,7 @@ enum Company {
 struct Round<'a> {
     means: &'a Means,
     objects: &'a [Option<ObjectRef>],
+    begun: &'a Begun,
     covers: Covers,
 }
 
@@ -478,11 +473,10 @@ impl Round<'_> {
     }
 
     /// Carries out the events at these places, but for those that it leaves to later rounds.
-    async fn go<C: Future<Output = Option<i64>>>(
+    async fn go(
         &self,
         batch: &mut [Delivered],
         places: &[usize],
-        confirm: Option<C>,
         company: Company,
         endings: &mut BTreeMap<usize, Ending>,
     ) -> Result<Left, Trouble> {
@@ -494,7 +488,7 @@ impl Round<'_> {
         let batch = &*batch;
         crash::point("after_look_up");
 
-        let standings = self.standings(batch, places, &found, confirm).await?;
+        let standings = self.standings(batch, places, &found).await?;
         let deletions = places.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Deletes);
         let lives_ended = self.lives_ended(deletions.map(|(place, _)| *place));
         let mut ended = BTreeMap::new();
@@ -503,7 +497,7 @@ impl Round<'_> {
         let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
-        let mut only_retries = true;
+        let mut by_list = ByList::default();
         for ((place, found), standing) in places.iter().copied().zip(found).zip(standings) {
             if endings.contains_key(&place) || ended.contains_key(&place) {
                 continue;
@@ -542,30 +536,28 @@ impl Round<'_> {
                 traced.push(delivered);
             }
             asked += 1;
-            only_retries &= delivered.attempts > 0 || delivered.event.channel == Channel::Replay;
-            let wish =
-                wishes.entry(object.clone()).or_insert_with(|| Wish::asking(object.clone(), found.known));
+            let wish = wishes
+                .entry(object.clone())
+                .or_insert_with(|| Wish { is_retry: true, ..Wish::asking(object.clone(), found.known) });
+            wish.is_retry &= delivered.delivery > 1 || delivered.event.channel == Channel::Replay;
             if let Some(holder) = &delivered.event.organization_id {
                 sync.workos.found_within(object, holder);
             }
+            by_list.add(&delivered.event, object);
             add_event(wish, place, delivered, deleted);
         }
         means.metrics.coalesced(asked - wishes.len() as u64);
-        trace(sync, &traced, 1).await?;
+        leave_traces(sync, &traced).await?;
         // Written with the life in which the subscription began: in another one it will say nothing.
         let question = Question { fence, covers: Some(covers), at: clock::now() };
         if !wishes.is_empty() || !ended.is_empty() {
-            let lane = if only_retries && !wishes.is_empty() { Lane::Retries } else { sync.lane };
-            let sync = Sync { lane, ..sync.clone() };
+            by_list.answer(sync, &mut wishes, question.at).await;
             // If it fails, some parts may be committed; delivered again, they are known to be settled.
-            if let Err(trouble) = sync.run(question, batch, wishes.into_values().collect(), &mut ended).await
-            {
-                // Nobody died, so nobody is suspected of it.
-                if let Err(error) = trace(&sync, &traced, 0).await {
-                    tracing::debug!(error = %error, "could not take back that events were begun");
-                }
-                return Err(trouble);
+            let ran = sync.run(question, batch, wishes.into_values().collect(), &mut ended).await;
+            if ran.is_err() {
+                take_back_traces(sync, &traced).await;
             }
+            ran?;
         }
         endings.append(&mut ended);
         Ok(left)
@@ -578,7 +570,6 @@ impl Round<'_> {
         batch: &[Delivered],
         places: &[usize],
         found: &[Found],
-        confirm: Option<impl Future<Output = Option<i64>>>,
     ) -> Result<Vec<Standing>, Trouble> {
         let stand = |place: usize, found: &Found, last: Option<i64>| {
             let known = found.known.as_ref().map(|known| Known {
@@ -593,10 +584,7 @@ impl Round<'_> {
         let compares = all().any(|(place, found)| {
             matches!(stand(place, found, Some(i64::MAX)), Standing::Ends(_, decide::COVERED))
         });
-        let last = match confirm {
-            Some(confirm) if compares => confirm.await,
-            _ => None,
-        };
+        let last = if compares { self.begun.last_by_now().await } else { None };
         let mut standings: Vec<Standing> = all().map(|(place, found)| stand(place, found, last)).collect();
         self.doubt_covers(batch, places, &mut standings).await?;
         Ok(standings)
@@ -680,10 +668,15 @@ impl Round<'_> {
             }
             !is_gone
         });
-        for (place, delay) in
-            self.means.bursts.divert(self.covers.life, &waiting).await.map_err(Trouble::without_a_row)?
-        {
-            endings.insert(place, Ending::Fails(Failure::AwaitsList(delay)));
+        let diverted = self.means.bursts.divert(self.covers.life, &waiting).await;
+        for (place, delay) in diverted.map_err(Trouble::without_a_row)? {
+            let ending = Ending::Fails(Failure::AwaitsList(delay));
+            // The ledger knows of those that wait for long, so that it can be told why.
+            if batch[place].delivery.is_multiple_of(WAITS_LONG) {
+                ended.insert(place, ending);
+            } else {
+                endings.insert(place, ending);
+            }
         }
         Ok(())
     }
@@ -727,9 +720,9 @@ fn add_event(wish: &mut Wish, place: usize, delivered: &Delivered, deleted: bool
     }
 }
 
-/// Notes that these are tried `more` times than they were begun before, before they are: if that is the last that is
-/// heard of them, they may be what killed the worker.
-async fn trace(sync: &Sync, traced: &[&Delivered], more: u32) -> Result<(), Trouble> {
+/// Notes that these are tried, before they are: if that is the last that is heard of them, they may be what
+/// killed the worker.
+async fn leave_traces(sync: &Sync, traced: &[&Delivered]) -> Result<(), Trouble> {
     if traced.is_empty() {
         return Ok(());
     }
@@ -739,17 +732,33 @@ async fn trace(sync: &Sync, traced: &[&Delivered], more: u32) -> Result<(), Trou
             event: &delivered.event,
             sequence: delivered.sequence,
             attempts: delivered.attempts,
-            begun: delivered.begun + more,
+            begun: delivered.begun + 1,
             outcome: None,
             reason: None,
         })
         .collect();
-    let note = async {
+    let leave = async {
         let mut connection = sync.database.acquire().await?;
         ledger::record(&mut connection, &sync.env, None, clock::now(), &entries).await
     };
-    tokio::time::timeout(database::TIMEOUT, note)
+    tokio::time::timeout(database::TIMEOUT, leave)
         .await
         .map_err(|_| Trouble::Unavailable)?
         .map_err(Trouble::from)
+}
+
+/// The tries ended, though without an outcome: they are no sign of what kills the worker. If this fails too, they count
+/// until the next one that ends.
+async fn take_back_traces(sync: &Sync, traced: &[&Delivered]) {
+    if traced.is_empty() {
+        return;
+    }
+    let ids: Vec<&str> = traced.iter().map(|delivered| delivered.event.id.as_str()).collect();
+    let taken_back = within_time(async {
+        let mut connection = sync.database.acquire().await?;
+        ledger::take_back(&mut connection, &sync.env, &ids).await
+    });
+    if let Err(trouble) = taken_back.await {
+        tracing::debug!(reason = %trouble, "could not tell that tries ended");
+    }
 }

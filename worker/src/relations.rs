@@ -8,8 +8,9 @@ use shared::id::{Kind, ObjectRef};
 
 use crate::database::{self, Trouble};
 use crate::failure::Failure;
+use crate::listing;
 use crate::sync::{Sync, Told, Wish};
-use crate::{guard, listing, object};
+use crate::{guard, object};
 
 /// Pages of one list that are read at most. What is beyond is left to its own events and to backfill.
 const MOST_PAGES: usize = 20;

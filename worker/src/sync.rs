@@ -47,6 +47,8 @@ pub struct Wish {
     pub ends: Vec<Member>,
     /// What a list told of it after the fence was taken: then it is not asked for.
     pub told: Option<Told>,
+    /// All that led to it was tried before.
+    pub is_retry: bool,
 }
 
 impl Wish {
@@ -63,6 +65,7 @@ impl Wish {
             members: BTreeMap::new(),
             ends: Vec::new(),
             told: None,
+            is_retry: false,
         }
     }
 
@@ -251,6 +254,9 @@ impl Sync {
         let mut embedded: Vec<Record> = Vec::new();
         let mut frontier: Vec<ObjectRef> = Vec::new();
         let mut told: Vec<Reply> = Vec::new();
+        let mut retries: HashSet<ObjectRef> = HashSet::new();
+        // How many of those that came along.
+        let mut looked_up = 0;
         // An object that is both asked for and told of by a list is asked for.
         let (listed, asked): (Vec<Wish>, Vec<Wish>) =
             wishes.into_iter().partition(|wish| wish.told.is_some());
@@ -265,6 +271,9 @@ impl Sync {
                 let answer = Ok(Answer::Found(Box::new(record)));
                 told.push(Reply { object: entry.object.clone(), answer, embedded });
             } else {
+                if wish.is_retry {
+                    retries.insert(entry.object.clone());
+                }
                 frontier.push(entry.object.clone());
             }
             entry.said = wish.said;
@@ -280,17 +289,21 @@ impl Sync {
             let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
             self.place(&frontier).await?;
-            let answered = self.workos.ask(&frontier, self.lane).await;
-            for reply in std::mem::take(&mut told).into_iter().chain(answered) {
+            let (again, first): (Vec<ObjectRef>, Vec<ObjectRef>) =
+                frontier.into_iter().partition(|object| retries.contains(object));
+            let (first, again) =
+                tokio::join!(self.workos.ask(&first, self.lane), self.workos.ask(&again, Lane::Retries));
+            for reply in std::mem::take(&mut told).into_iter().chain(first).chain(again) {
                 let Some(entry) = entries.get_mut(&reply.object) else { continue };
                 entry.verdict = decide::judge(reply.answer, entry.said, entry.known.as_ref(), now);
-                if let Verdict::Present(record) = &entry.verdict
-                    && record.lacks_a_change(&entry.members)
-                {
-                    entry.verdict = Verdict::Wait(Failure::Unconfirmed);
+                if let Verdict::Present(record) = &mut entry.verdict {
+                    // How members ended is certain, whether or not the answer knows it yet.
+                    record.row.hear(&entry.ends);
+                    if record.lacks_a_change(&entry.members) {
+                        entry.verdict = Verdict::Wait(Failure::Unconfirmed);
+                    }
                 }
                 if let Verdict::Present(record) = &mut entry.verdict {
-                    record.row.hear(&entry.ends);
                     // What came along need not be asked for.
                     let came =
                         |parent: &&ObjectRef| reply.embedded.iter().all(|came| came.object != **parent);
@@ -309,6 +322,7 @@ impl Sync {
             }
             self.doubt(&mut entries, now).await?;
             let suspects = self.suspects(&organizations).await?;
+            revived.extend(self.revived_along(&mut looked_up, &embedded).await?);
             let fallen = self.fallen(&revived).await?;
             frontier = self.next_questions(&mut entries, parents, &suspects, fallen).await?;
             suspicions.extend(suspects);
@@ -392,7 +406,11 @@ impl Sync {
             let asks = match &known {
                 _ if suspects.contains(object) => true,
                 None => true,
-                Some(known) if fallen.contains(object) => known.deleted_by == Some(DeletedBy::Cascade),
+                Some(known) if fallen.contains(object) => match known.deleted_by {
+                    Some(by) => by == DeletedBy::Cascade,
+                    // Only a part of a relation fell.
+                    None => object.kind.is_relation(),
+                },
                 // What an event declared deleted stays so; what only an answer or a parent took may be back.
                 Some(known) => match known.deleted_by {
                     Some(DeletedBy::Event) => false,
@@ -406,6 +424,30 @@ impl Sync {
             }
         }
         Ok(questions)
+    }
+
+    /// Groups that came along with answers and were taken for gone: others were in them too.
+    async fn revived_along(
+        &self,
+        looked_up: &mut usize,
+        embedded: &[Record],
+    ) -> Result<Vec<ObjectRef>, Trouble> {
+        let came = embedded.get(*looked_up..).unwrap_or_default();
+        *looked_up = embedded.len();
+        let groups: HashSet<&ObjectRef> = came
+            .iter()
+            .map(|record| &record.object)
+            .filter(|object| matches!(object.kind, Kind::Group | Kind::DirectoryGroup))
+            .collect();
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let groups: Vec<&ObjectRef> = groups.into_iter().collect();
+        let known = within_time(guard::known(&self.database, &self.env, &groups)).await?;
+        let revived = known
+            .into_iter()
+            .filter(|(_, known)| matches!(known.deleted_by, Some(DeletedBy::Answer | DeletedBy::Cascade)));
+        Ok(revived.map(|(group, _)| group).collect())
     }
 
     /// What went with these objects, which are there after all.
@@ -470,13 +512,14 @@ impl Sync {
                 }
                 Err(Trouble::Refused(detail)) => {
                     let Some(entry) = part.first_mut() else { return Err(Trouble::Refused(detail)) };
-                    if matches!(entry.verdict, Verdict::Wait(_)) {
+                    if matches!(entry.verdict, Verdict::Wait(_)) && entry.ends.is_empty() {
                         // Even the ledger was refused: nothing of ours can be written.
                         return Err(Trouble::Refused(detail));
                     }
                     tracing::warn!(object.kind = %entry.object.kind, object.id = %entry.object.id, refusal = %detail,
                         "Postgres refused a row, the others of its batch go through");
                     entry.verdict = Verdict::Wait(Failure::RowRefused(detail));
+                    entry.ends.clear();
                     parts.push(part);
                 }
                 Err(trouble) => return Err(trouble),
@@ -580,6 +623,7 @@ impl Sync {
             let mut audits: Vec<Audit<'_>> = Vec::new();
             self.write_present(connection, &pass, &mut audits, &mut result).await?;
             let cascaded = self.bury_gone(connection, &pass, &mut audits, &mut result).await?;
+            self.write_ends(connection, &pass, &mut audits, &mut result).await?;
             let mut log = audits;
             log.extend(cascaded.iter().map(|(parent, object, event)| Audit {
                 object,
@@ -596,7 +640,8 @@ impl Sync {
         let mut endings = BTreeMap::new();
         for entry in entries {
             let ending = match (&entry.verdict, result.remove(&entry.object)) {
-                (Verdict::Wait(Failure::CannotAsk(why)), _) => Ending::Ends(Outcome::Ignored, Some(why)),
+                (Verdict::Wait(Failure::CannotAsk(_)), Some(ending)) => ending,
+                (Verdict::Wait(Failure::CannotAsk(why)), None) => Ending::Ends(Outcome::Ignored, Some(why)),
                 (Verdict::Wait(failure), _) => Ending::Fails(failure.clone()),
                 (_, Some(Ending::Ends(..))) if let Some(failure) = &entry.held_back => {
                     Ending::Fails(failure.clone())
@@ -720,6 +765,41 @@ impl Sync {
         }
         if !unchanged.is_empty() {
             guard::unchanged(connection, &self.env, &unchanged).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes how members of relations ended whose answers were not written: what is certain does not wait for them.
+    async fn write_ends<'a>(
+        &self,
+        connection: &mut PgConnection,
+        pass: &Pass<'a, '_>,
+        audits: &mut Vec<Audit<'a>>,
+        result: &mut BTreeMap<&'a ObjectRef, Ending>,
+    ) -> sqlx::Result<()> {
+        let Pass { question, batch, entries, won, .. } = *pass;
+        let ended: Vec<&Entry> = entries
+            .iter()
+            .filter(|entry| match entry.verdict {
+                Verdict::Present(_) | Verdict::Gone(_) => !won.contains_key(&entry.object),
+                Verdict::Missing | Verdict::Wait(_) => true,
+            })
+            .filter(|entry| !entry.ends.is_empty())
+            .collect();
+        let relations: Vec<(&ObjectRef, &[Member])> =
+            ended.iter().map(|entry| (&entry.object, entry.ends.as_slice())).collect();
+        for (object, change) in kinds::end(connection, question.at, &relations).await? {
+            let Some(entry) = ended.iter().find(|entry| entry.object == object) else { continue };
+            audits.push(Audit {
+                object: &entry.object,
+                action: Action::Updated,
+                changes: ledger::changes(&[change], kinds::personal(object.kind), self.keep_personal),
+                event: credited(entry, batch),
+                cause: None,
+            });
+            if matches!(entry.verdict, Verdict::Wait(Failure::CannotAsk(_))) {
+                result.insert(&entry.object, Ending::Ends(Outcome::Applied, None));
+            }
         }
         Ok(())
     }
@@ -889,6 +969,8 @@ fn claims(entries: &[Entry]) -> Vec<(&ObjectRef, Claim)> {
             },
             Verdict::Gone(by) => Claim::Gone(*by),
             Verdict::Missing => Claim::Missing,
+            // Its members are written without an answer: nobody else may write them meanwhile.
+            Verdict::Wait(_) if !entry.ends.is_empty() => Claim::Hold,
             Verdict::Wait(_) => continue,
         };
         claims.insert(&entry.object, claim);
@@ -924,7 +1006,8 @@ fn orphans<'a>(
 }
 
 /// How an entry ends that lost the guard. A later question answered it, unless what that question was told
-/// is older than what this event or this answer says: then WorkOS must be asked again.
+/// is older than what this event or this answer says: then WorkOS must be asked again. So it must when events said
+/// something of members of a relation: nothing in an answer tells whether it knew, and no answer tells how one ended.
 fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> Option<Ending> {
     if won.contains_key(&entry.object) {
         return None;
@@ -947,6 +1030,7 @@ fn lost(entry: &Entry, won: &guard::Won, state: &HashMap<ObjectRef, Known>) -> O
         }
         Some(_) => Ending::Ends(Outcome::Superseded, Some("deleted")),
         None if entry.said.max(answered) > state.updated_at => Ending::Fails(Failure::StaleRead),
+        None if !entry.ends.is_empty() || !entry.members.is_empty() => Ending::Fails(Failure::Unconfirmed),
         None => Ending::Ends(Outcome::Superseded, Some("later_answer")),
     })
 }
@@ -965,5 +1049,46 @@ impl From<database::Trouble> for Failure {
             Trouble::Unavailable | Trouble::Conflict => Self::DatabaseUnavailable,
             Trouble::Refused(detail) => Self::RowRefused(detail),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sessions of a user, of which the answer shows none, and what the guard knows of them by now.
+    fn outrun(deleted_by: Option<DeletedBy>) -> (Entry, HashMap<ObjectRef, Known>) {
+        let object = ObjectRef::new(Kind::Session, "user_1");
+        let record = kinds::composed(&object, []).expect("a relation");
+        let entry =
+            Entry { verdict: Verdict::Present(Box::new(record)), ..Entry::asked(object.clone(), None) };
+        let later = Known { fence: 9, has_row: true, deleted_by, ..Known::default() };
+        (entry, HashMap::from([(object, later)]))
+    }
+
+    fn end() -> Member {
+        let tells = BTreeMap::from([("status".to_owned(), "revoked".to_owned())]);
+        Member { id: "session_1".to_owned(), is_in: false, tells }
+    }
+
+    #[test]
+    fn what_events_said_of_members_is_not_lost_with_the_guard() {
+        let unconfirmed = Some(Ending::Fails(Failure::Unconfirmed));
+        let nobody_won = guard::Won::new();
+        let (entry, state) = outrun(None);
+        let later_answer = Some(Ending::Ends(Outcome::Superseded, Some("later_answer")));
+        assert_eq!(lost(&entry, &nobody_won, &state), later_answer, "the later answer says it all");
+        let ended = Entry { ends: vec![end()], ..entry.clone() };
+        assert_eq!(lost(&ended, &nobody_won, &state), unconfirmed);
+        let joined = Entry { members: BTreeMap::from([(end().id, end())]), ..entry };
+        assert_eq!(lost(&joined, &nobody_won, &state), unconfirmed);
+    }
+
+    #[test]
+    fn what_is_said_of_members_of_a_relation_whose_owner_is_gone_is_of_no_account() {
+        let (entry, state) = outrun(Some(DeletedBy::Cascade));
+        let ended = Entry { ends: vec![end()], ..entry };
+        let deleted = Some(Ending::Ends(Outcome::Superseded, Some("deleted")));
+        assert_eq!(lost(&ended, &guard::Won::new(), &state), deleted);
     }
 }

@@ -131,8 +131,21 @@ impl Postgres {
         if self.process.ended()?.is_none() {
             bail!("Postgres runs already");
         }
-        self.process = launch(&self.binaries, &self.directory, self.port)?;
-        self.answers().await
+        let started = Instant::now();
+        loop {
+            self.process = launch(&self.binaries, &self.directory, self.port)?;
+            let answers = self.answers().await;
+            // What was killed may still be on its way out.
+            if answers.is_err() && self.memory_is_in_use() && started.elapsed() < PATIENCE {
+                continue;
+            }
+            return answers;
+        }
+    }
+
+    /// Whether it just ended because processes of an earlier one are still there.
+    fn memory_is_in_use(&self) -> bool {
+        process::tail(&self.log()).contains("shared memory block")
     }
 
     /// Freezes it: connections stay open, nothing answers.

@@ -61,8 +61,16 @@ impl Object for ApiKey {
             all.insert("owner".to_owned(), json!({"type": "organization", "id": organization}));
             return all;
         };
-        let field = if owner["type"] == "user" { OF_USER } else { OF_ORGANIZATION };
+        let (field, of_another) = if owner["type"] == "user" {
+            (OF_USER, owner.get("organization_id"))
+        } else {
+            (OF_ORGANIZATION, None)
+        };
         all.insert(field.to_owned(), owner["id"].clone());
+        // A user's key may be for one organization, and goes with it.
+        if let Some(organization) = of_another {
+            all.insert(OF_ORGANIZATION.to_owned(), organization.clone());
+        }
         all
     }
 

@@ -69,7 +69,9 @@ impl State {
 
     /// `GET` of the list of a kind.
     pub(super) fn list(&mut self, kind: Kind, query: &Query, now: DateTime<Utc>) -> Result<Bytes, Reply> {
-        let as_of = if chance(self.knobs.stale_list, &mut self.rng) {
+        let as_of = if let Some(as_of) = self.lists_as_of {
+            as_of
+        } else if chance(self.knobs.stale_list, &mut self.rng) {
             let back = self.rng.u64(0..=self.knobs.stale_window_ms);
             self.store.as_of(now - milliseconds(back))
         } else {

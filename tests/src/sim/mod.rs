@@ -510,6 +510,13 @@ impl Sim {
         state.limiter.reset();
     }
 
+    /// Every list shows what is true now, until it is called with `false`: lists that are stale for as long as a test
+    /// wants.
+    pub fn stop_lists(&self, stop: bool) {
+        let mut state = self.state();
+        state.lists_as_of = stop.then(|| state.store.as_of(DateTime::<Utc>::MAX_UTC));
+    }
+
     /// Every request fails like this, until it is called with none.
     pub fn outage(&self, failure: Option<Failure>) {
         self.state().outage = failure;

@@ -13,7 +13,7 @@ use super::knobs::Knobs;
 use super::limiter::Limiter;
 use super::object::{self, Fields, text};
 use super::requests::Requests;
-use super::store::{NOW, Store};
+use super::store::{NOW, Revision, Store};
 use super::ulid::Ulids;
 use super::webhooks::{Endpoint, Job};
 
@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) scripts: Scripts,
     pub(super) limiter: Limiter,
     pub(super) requests: Requests,
+    /// What lists show while they stand still.
+    pub(super) lists_as_of: Option<Revision>,
 }
 
 /// Whether a change is announced, and whether it moves `updated_at`.
@@ -70,6 +72,7 @@ impl State {
             scripts: Scripts::default(),
             limiter: Limiter::default(),
             requests: Requests::default(),
+            lists_as_of: None,
         }
     }
 

@@ -97,6 +97,7 @@ fn said(kind: Kind, column: &str, object: &Value) -> Value {
         },
         (Kind::ApiKey, "organization_id") => owner(object, "organization"),
         (Kind::ApiKey, "user_id") => owner(object, "user"),
+        (Kind::ApiKey, "owner_organization_id") => object["owner"]["organization_id"].clone(),
         _ => object[column].clone(),
     }
 }

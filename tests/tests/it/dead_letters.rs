@@ -353,6 +353,28 @@ async fn a_replay_that_is_killed_anywhere_and_run_again_does_nothing_twice() {
     }
 }
 
+#[tokio::test]
+async fn what_a_replay_left_undone_may_be_discarded() {
+    let world = impatient().start().await;
+    let users = refused(&world, 3).await;
+    let order = |what| ["dlq", what, "--all", "--yes", "--format", "json"];
+    let killed = world.worker_command_with(&order("replay"), &[("SYNC_CRASH_AT", "after_recorded")]).await;
+    assert_eq!(killed.code(), None, "it was to die");
+    assert_eq!(world.worker_command(&order("discard")).await.code(), Some(0));
+    for (_, event) in &users {
+        assert_eq!(outcome(&world, event).await.as_deref(), Some("dead"));
+        let actions: Vec<String> = sqlx::query_scalar(
+            "SELECT action FROM workos_sync.dead_letter_actions WHERE event_id = $1 ORDER BY at",
+        )
+        .bind(event)
+        .fetch_all(world.pool())
+        .await
+        .expect("the actions");
+        assert_eq!(actions, ["replayed", "discarded"]);
+    }
+    assert_eq!(letters(&world).await, Vec::<Value>::new());
+}
+
 const MANY: usize = 10_000;
 const REASONS: [&str; 5] = ["row_refused", "not_understood", "server_fault", "malformed", "crash"];
 

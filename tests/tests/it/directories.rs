@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use shared::id::Kind;
-use support::sim::{Knobs, Sim};
+use support::sim::{Failure, Knobs, Sim};
 use support::world::World;
 
 use crate::ledger::{audits, outcome};
@@ -312,4 +312,25 @@ async fn backfill_verify_and_sync_know_memberships() {
     assert_eq!(world.worker_command(&["backfill"]).await.code(), Some(0));
     world.assert_in_step().await;
     assert_eq!(world.worker_command(&["verify"]).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn who_was_in_a_directory_group_that_is_there_after_all_is_in_it_again() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let people = directory(sim, &sim.organization("Acme"));
+    let engineers = group(sim, &people, "Engineers");
+    for name in ["ada", "bob"] {
+        join(sim, &user(sim, &people, &format!("{name}@example.com")), &engineers);
+    }
+    sim.release_held();
+    world.settled().await;
+    world.assert_in_step().await;
+    sim.fail_next(Kind::DirectoryGroup, &engineers, 2, Failure::Status(404));
+    for there in [false, true] {
+        let synced = world.worker_command(&["sync", "directory_group", &engineers]).await;
+        assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+        assert_eq!(world.row(Kind::DirectoryGroup, &engineers).await.is_some(), there);
+    }
+    world.assert_in_step().await;
 }

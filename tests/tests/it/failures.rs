@@ -277,6 +277,39 @@ async fn an_unavailable_database_uses_up_no_attempt() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_locked_for_long_makes_no_event_one_that_kills() {
+    let mut world = impatient().env("SYNC_MAX_ATTEMPTS", "3").start().await;
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "ALTER DATABASE {} SET lock_timeout = '50ms'",
+        world.pool().connect_options().get_database().expect("a database")
+    )))
+    .execute(world.pool())
+    .await
+    .expect("a short patience");
+    world.kill_worker(0);
+    world.start_worker_again(0).await;
+    let mut lock = world.pool().begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE workos.users IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .expect("the lock");
+    let (_, event) = announced(&world, "ada@example.com").await;
+    // More often than an event that kills the worker is tried.
+    world
+        .eventually("many failed deliveries", async || {
+            let metrics = world.worker_metrics(0).await;
+            (metrics.value("workos_sync_retries_total", &[("reason", "database_unavailable")]) > 8.0)
+                .then_some(())
+        })
+        .await;
+    lock.rollback().await.expect("the lock is gone");
+    world.settled().await;
+    world.assert_in_step().await;
+    assert_eq!(attempts(&world, &event).await, 1);
+    assert_eq!(letters(&world).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
 async fn a_database_that_refuses_us_uses_up_no_attempt() {
     const ROLE: &str = "a_worker_that_is_refused";
     // The role is one of the whole server.

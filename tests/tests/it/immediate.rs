@@ -337,6 +337,8 @@ async fn what_is_malformed_is_told_what_is_wanted() {
         ("/sync/user/user_1?wait=", 400, "duration"),
         ("/sync/user/a%00b", 400, "id"),
         ("/sync/user/%ff", 400, "id"),
+        ("/sync/api_key/org_1", 400, "user/{id}"),
+        ("/sync/organization_role/admin", 400, "{organization id}/{slug}"),
         (long.as_str(), 400, "id"),
         ("/sync/planet/planet_1", 404, "organization_membership"),
         ("/sync/user/", 404, "{id}"),

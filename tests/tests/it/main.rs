@@ -26,6 +26,7 @@ mod immediate;
 mod ledger;
 mod main_path;
 mod order;
+mod organization_burst;
 mod outage;
 mod page;
 mod privacy;

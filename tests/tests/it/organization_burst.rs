@@ -51,7 +51,7 @@ async fn a_burst_of_an_organization_costs_pages_and_equals_single_questions() {
     let requests = world.sim().requests();
     let (pages, single) =
         (requests.lists(Kind::OrganizationMembership), requests.gets(Kind::OrganizationMembership));
-    assert!(pages >= 4, "{pages} pages");
+    assert!(pages >= 1, "{pages} pages");
     assert!(pages + single < 100, "{pages} pages and {single} questions for 800 events");
     let endings = outcomes(&world).await;
     assert_eq!(endings.iter().map(|(_, count)| count).sum::<i64>(), 800, "{endings:?}");

@@ -143,7 +143,9 @@ async fn no_field_that_is_documented_as_secret_reaches_anything_of_ours() {
     for kind in Kind::ALL {
         let key = sim.make(kind, false);
         for secret in SECRETS {
+            let deeper = json!({"deeper": [{secret: "MARKER-SECRET"}], secret: "MARKER-SECRET"});
             sim.silently_update(kind, &key, json!({secret: "MARKER-SECRET"}), false);
+            sim.silently_update(kind, &key, json!({format!("new_{secret}"): deeper}), false);
         }
         made.push((kind, key));
     }

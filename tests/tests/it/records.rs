@@ -28,6 +28,43 @@ async fn explain_tells_what_happened_to_an_object_in_order_and_what_to_do_next()
 }
 
 #[tokio::test]
+async fn what_is_known_by_another_name_than_the_id_of_its_row_is_found_by_both() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let mut found = Vec::new();
+    for kind in Kind::ALL {
+        let key = sim.make(kind, true);
+        if matches!(kind, Kind::DirectoryGroupMembership | Kind::GroupMembership) {
+            // They have no ids.
+            continue;
+        }
+        world.settled().await;
+        let row = world.row(kind, &key).await.expect("a row");
+        let id = row["id"].as_str().expect("an id");
+        let known_as: Option<String> =
+            sqlx::query_scalar("SELECT id FROM workos_sync.objects WHERE kind = $1 AND id = $2")
+                .bind(kind.name())
+                .bind(id)
+                .fetch_optional(world.pool())
+                .await
+                .expect("the guard");
+        let told = world.worker_command(&["explain", id]).await.success().expect("an explanation");
+        assert!(told.contains("last answer taken") && told.contains("first came by"), "{told}");
+        let other = told.lines().next().and_then(|line| line.strip_prefix(&format!("{id} is known as ")));
+        assert_eq!(other.is_none(), known_as.is_some(), "{told}");
+        if let Some(other) = other {
+            assert!(other.starts_with(&format!("{kind}/")), "{told}");
+            let synced = world.worker_command(&["sync", kind.name(), id]).await;
+            assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+            found.push(kind);
+        }
+    }
+    let slugs = [Kind::Role, Kind::OrganizationRole, Kind::Permission, Kind::FeatureFlag];
+    assert_eq!(found, [[Kind::Session, Kind::ApiKey].as_slice(), &slugs].concat());
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
 async fn explain_says_that_nothing_is_known_and_how_to_ask() {
     let world = World::start().await;
     let ended = world.worker_command(&["explain", "user_unknown"]).await;

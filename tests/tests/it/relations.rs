@@ -311,6 +311,150 @@ async fn keys_of_users_that_may_not_be_listed_are_ignored_and_no_dead_letter() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_revoked_is_gone_at_once_and_no_stale_list_brings_it_back() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let (acme, user) = (sim.organization("Acme"), sim.user("ada@example.com"));
+    for (of_type, owner) in [("organization", &acme), ("user", &user)] {
+        let [revoked, stays] = [(); 2].map(|()| api_key(sim, of_type, owner));
+        deliver(&world, Kind::ApiKey, &stays).await;
+        assert!(world.row(Kind::ApiKey, &revoked).await.is_some());
+
+        sim.stop_lists(true);
+        sim.delete(Kind::ApiKey, &revoked);
+        let ended = deliver(&world, Kind::ApiKey, &revoked).await;
+        assert_eq!(ended, ("api_key.revoked".to_owned(), "applied".to_owned()));
+        assert!(world.row(Kind::ApiKey, &revoked).await.is_none());
+        let audit = audits(&world, &format!("{of_type}/{owner}")).await.pop().expect("an audit");
+        assert_eq!(audit.changes["_revoked_at"]["new"], json!([revoked]));
+        // Its list still shows it, whoever reads it.
+        let told = sim.tell("api_key.created", Kind::ApiKey, &stays).expect("it is there");
+        sim.post(&told).await.expect("a delivery");
+        world.settled().await;
+        assert_eq!(outcome(&world, &told).await.as_deref(), Some("unchanged"));
+        world.worker_command(&["sync", "api_key", &format!("{of_type}/{owner}")]).await;
+        world.worker_command(&["backfill", "--only", "api_keys", "--restart"]).await;
+        assert!(world.row(Kind::ApiKey, &revoked).await.is_none());
+        assert!(world.row(Kind::ApiKey, &stays).await.is_some());
+        sim.stop_lists(false);
+    }
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_revoked_before_it_was_seen_stays_away() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let key = api_key(sim, "organization", &sim.organization("Acme"));
+    let made = sim.last_event(Kind::ApiKey, &key).expect("an event").id;
+    sim.stop_lists(true);
+    sim.delete(Kind::ApiKey, &key);
+    assert_eq!(deliver(&world, Kind::ApiKey, &key).await.1, "applied");
+    sim.post(&made).await.expect("a delivery");
+    world.settled().await;
+    assert!(world.row(Kind::ApiKey, &key).await.is_none());
+    assert!(world.any_row(Kind::ApiKey, &key).await.is_some(), "a tombstone");
+    sim.stop_lists(false);
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_by_its_event_although_nobody_may_ask_or_nobody_answers() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let user = sim.user("ada@example.com");
+    let keys = [(); 2].map(|()| api_key(sim, "user", &user));
+    deliver(&world, Kind::ApiKey, &keys[1]).await;
+    sim.fail_next_list(Kind::ApiKey, 1, Failure::Status(403));
+    sim.delete(Kind::ApiKey, &keys[0]);
+    assert_eq!(deliver(&world, Kind::ApiKey, &keys[0]).await.1, "applied");
+    assert!(world.row(Kind::ApiKey, &keys[0]).await.is_none());
+    let row = world.any_row(Kind::ApiKey, &keys[0]).await.expect("a tombstone");
+    assert_eq!(row["user_id"], json!(user), "the tombstone keeps what was known");
+
+    sim.outage(Some(Failure::Status(503)));
+    sim.delete(Kind::ApiKey, &keys[1]);
+    let event = sim.last_event(Kind::ApiKey, &keys[1]).expect("an event").id;
+    sim.post(&event).await.expect("a delivery");
+    world
+        .eventually("the key is gone", async || {
+            world.row(Kind::ApiKey, &keys[1]).await.is_none().then_some(())
+        })
+        .await;
+    assert_eq!(outcome(&world, &event).await, None, "and its event still waits for the list");
+    sim.outage(None);
+    world.settled().await;
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn a_users_key_for_an_organization_goes_with_it_and_comes_back_with_it() {
+    let world = World::builder().knobs(Knobs { cascade_events: false, ..Knobs::default() }).start().await;
+    let sim = world.sim();
+    let (acme, initech) = (sim.organization("Acme"), sim.organization("Initech"));
+    let user = sim.user("ada@example.com");
+    let own = api_key(sim, "user", &user);
+    let [of_acme, of_initech] = [&acme, &initech].map(|organization| {
+        let owner = json!({"type": "user", "id": user, "organization_id": organization});
+        sim.create(Kind::ApiKey, json!({"owner": owner}))
+    });
+    world.settled().await;
+    world.assert_in_step().await;
+
+    // Twice not there is gone, but it may be there all the same.
+    sim.fail_next(Kind::Organization, &initech, 2, Failure::Status(404));
+    let synced = world.worker_command(&["sync", "organization", &initech]).await;
+    assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+    assert!(world.row(Kind::ApiKey, &of_initech).await.is_none());
+    assert!(world.row(Kind::ApiKey, &own).await.is_some());
+    let synced = world.worker_command(&["sync", "organization", &initech]).await;
+    assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+    world.assert_in_step().await;
+
+    sim.stop_lists(true);
+    let event = sim.delete(Kind::Organization, &acme).expect("an event");
+    world.settled().await;
+    let audit = audits(&world, &format!("user/{user}")).await.pop().expect("an audit");
+    assert_eq!(audit.event_id, Some(event));
+    assert_eq!(audit.cause, Some(format!("organization/{acme}")));
+    sim.tell("api_key.created", Kind::ApiKey, &own).expect("it is there");
+    world.settled().await;
+    assert!(world.row(Kind::ApiKey, &of_acme).await.is_none(), "whatever a stale list says");
+    sim.stop_lists(false);
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn who_was_in_a_group_that_is_there_after_all_is_in_it_again() {
+    let world = World::builder().knobs(by_hand()).start().await;
+    let sim = world.sim();
+    let (acme, ada, bob) = two(sim);
+    let engineers = group(sim, &acme, "Engineers");
+    let first = join(sim, &ada, &engineers);
+    join(sim, &bob, &engineers);
+    sim.release_held();
+    world.settled().await;
+    let lose = async || {
+        sim.fail_next(Kind::Group, &engineers, 2, Failure::Status(404));
+        let synced = world.worker_command(&["sync", "group", &engineers]).await;
+        assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+        assert!(world.row(Kind::Group, &engineers).await.is_none());
+        assert!(groups_of(&world, &bob).await.is_empty());
+    };
+    lose().await;
+    let synced = world.worker_command(&["sync", "group", &engineers]).await;
+    assert_eq!(synced.code(), Some(0), "{}", synced.stderr);
+    world.assert_in_step().await;
+
+    // Or it comes along with what is told of one of them.
+    lose().await;
+    let told = sim.tell("group.member_added", Kind::GroupMembership, &first).expect("it is there");
+    sim.post(&told).await.expect("a delivery");
+    world.settled().await;
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
 async fn a_group_of_which_nobody_knows_the_organization_gets_a_clear_answer() {
     let world = World::builder().workers(0).knobs(by_hand()).start().await;
     let sim = world.sim();

@@ -255,6 +255,41 @@ async fn the_role_of_the_environment_does_not_stand_in_for_a_role_of_the_organiz
 }
 
 #[tokio::test]
+async fn only_a_role_that_says_so_is_an_organizations_own() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let acme = sim.organization("Acme");
+    let roles = ["untold", "new"].map(|slug| sim.create(Kind::Role, json!({"slug": slug})));
+    sim.silently_update(Kind::Role, "untold", json!({"type": null}), false);
+    sim.silently_update(Kind::Role, "new", json!({"type": "ResourceRole"}), false);
+    for role in &roles {
+        sim.emit(
+            "organization_role.created",
+            json!({"object": "role", "slug": role, "organization_id": acme}),
+        );
+    }
+    let filled = world.worker_command(&["backfill"]).await;
+    assert_eq!(filled.code(), Some(Exit::Success as i32), "{}", filled.stderr);
+    world.settled().await;
+    world.assert_in_step().await;
+}
+
+#[tokio::test]
+async fn a_role_does_not_go_from_one_organization_to_another() {
+    let world = World::start().await;
+    let sim = world.sim();
+    let (acme, initech) = (sim.organization("Acme"), sim.organization("Initech"));
+    sim.create(Kind::OrganizationRole, json!({"id": "role_1", "slug": "admin", "organization_id": acme}));
+    sim.create(Kind::Role, json!({"id": "role_2", "slug": "member"}));
+    world.settled().await;
+    sim.create(Kind::OrganizationRole, json!({"id": "role_1", "slug": "admin", "organization_id": initech}));
+    sim.create(Kind::OrganizationRole, json!({"id": "role_2", "slug": "member", "organization_id": initech}));
+    world.settled().await;
+    assert!(world.row(Kind::OrganizationRole, &format!("{acme}/admin")).await.is_some());
+    assert!(world.row(Kind::Role, "member").await.is_some());
+}
+
+#[tokio::test]
 async fn what_an_organization_has_goes_with_it_and_the_audit_log_says_why() {
     let world = World::builder().knobs(Knobs { cascade_events: false, ..Knobs::default() }).start().await;
     let sim = world.sim();
@@ -314,7 +349,11 @@ async fn the_permissions_of_a_member_are_those_of_its_roles() {
     let (ada, bob, eve) =
         (sim.user("ada@example.com"), sim.user("bob@example.com"), sim.user("eve@example.com"));
     let (acme, initech) = (sim.organization("Acme"), sim.organization("Initech"));
-    sim.create(Kind::Role, json!({"slug": "member", "permissions": ["read"]}));
+    sim.create(Kind::Role, json!({"slug": "member", "permissions": ["read", "burn"]}));
+    // Of `write` and `fly` there is no row; `burn` was deleted, `bill` too, and made again.
+    for slug in ["read", "burn", "bill"] {
+        sim.create(Kind::Permission, json!({"slug": slug}));
+    }
     sim.create(Kind::Role, json!({"slug": "admin", "permissions": ["read", "write"]}));
     sim.create(Kind::Role, json!({"slug": "gone", "permissions": ["fly"]}));
     sim.create(
@@ -336,6 +375,11 @@ async fn the_permissions_of_a_member_are_those_of_its_roles() {
     world.settled().await;
     sim.delete(Kind::Role, "gone");
     sim.delete(Kind::OrganizationMembership, &left);
+    for slug in ["burn", "bill"] {
+        sim.delete(Kind::Permission, slug);
+    }
+    world.settled().await;
+    sim.create(Kind::Permission, json!({"slug": "bill"}));
     world.settled().await;
 
     let rows: Vec<(String, String, String)> = sqlx::query_as(

@@ -79,3 +79,23 @@ async fn what_nobody_has_exits_1_and_a_kind_that_is_none_exits_2() {
     assert_eq!(planet.code(), Some(2), "{}", planet.stderr);
     assert!(planet.stderr.contains("organization_membership"), "{}", planet.stderr);
 }
+
+#[tokio::test]
+async fn an_id_that_lacks_a_part_exits_2_and_says_what_it_wants() {
+    let world = World::builder().without_programs().start().await;
+    let acme = world.sim().silently_create(Kind::Organization, json!({"name": "Acme"}));
+    for (kind, id, wants) in [
+        ("api_key", acme.as_str(), "organization/{id} or user/{id}"),
+        ("api_key", "api_key_nobody", "organization/{id} or user/{id}"),
+        ("organization_role", "admin", "{organization id}/{slug}"),
+    ] {
+        let refused = world.worker_command(&["sync", kind, id]).await;
+        assert_eq!(refused.code(), Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(wants), "{}", refused.stderr);
+    }
+    let objects: i64 = sqlx::query_scalar("SELECT count(*) FROM workos_sync.objects")
+        .fetch_one(world.pool())
+        .await
+        .expect("the guard");
+    assert_eq!(objects, 0);
+}

@@ -4,11 +4,12 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use shared::exit::Exit;
+use shared::id::{Kind, ObjectRef};
 use shared::telemetry;
 use sqlx::PgPool;
 
 use crate::config::RecordsConfig;
-use crate::database;
+use crate::{database, object};
 
 /// What to explain.
 #[derive(Args)]
@@ -29,15 +30,20 @@ pub async fn explain(config: RecordsConfig, arguments: ExplainArguments) -> anyh
         return Ok(Exit::Unavailable);
     }
     let (env, id) = (&config.env, &arguments.id);
-    let objects = objects(&pool, env, id).await.context("failed to read the guard")?;
-    let events = events(&pool, env, id).await.context("failed to read the ledger")?;
-    let changes = changes(&pool, env, id).await.context("failed to read the audit log")?;
-    let actions = actions(&pool, env, id).await.context("failed to read replays and discards")?;
+    let known_as = known_as(&pool, env, id).await.context("failed to read the mirror")?;
+    let meant = Meant::new(env, id, &known_as);
+    let objects = objects(&pool, &meant).await.context("failed to read the guard")?;
+    let events = events(&pool, &meant).await.context("failed to read the ledger")?;
+    let changes = changes(&pool, &meant).await.context("failed to read the audit log")?;
+    let actions = actions(&pool, &meant).await.context("failed to read replays and discards")?;
     if objects.is_empty() && events.is_empty() && changes.is_empty() {
         eprintln!(
             "nothing is known of {id} in the environment {env}; if WorkOS has it, `worker sync <kind> {id}` brings it"
         );
         return Ok(Exit::No);
+    }
+    for object in &known_as {
+        println!("{id} is known as {object}, which is what this tells of");
     }
     for object in &objects {
         println!("{}", object.told());
@@ -54,6 +60,31 @@ pub async fn explain(config: RecordsConfig, arguments: ExplainArguments) -> anyh
     }
     println!("\n{}", next_step(&objects, &events));
     Ok(Exit::Success)
+}
+
+/// What an id of a row is known as, where that is not the id: a role by its slug, a session by its user.
+async fn known_as(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<ObjectRef>> {
+    let mut connection = pool.acquire().await?;
+    let mut all = Vec::new();
+    for kind in Kind::ALL {
+        all.extend(object::key_of(&mut connection, env, kind, id).await?);
+    }
+    Ok(all)
+}
+
+/// What is to be explained: whatever has this id, and these objects.
+struct Meant<'a> {
+    env: &'a str,
+    id: &'a str,
+    kinds: Vec<&'static str>,
+    keys: Vec<&'a str>,
+}
+
+impl<'a> Meant<'a> {
+    fn new(env: &'a str, id: &'a str, known_as: &'a [ObjectRef]) -> Self {
+        let (kinds, keys) = known_as.iter().map(|object| (object.kind.name(), object.id.as_str())).unzip();
+        Self { env, id, kinds, keys }
+    }
 }
 
 /// What a person could do now.
@@ -117,7 +148,7 @@ impl Object {
     }
 }
 
-async fn objects(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Object>> {
+async fn objects(pool: &PgPool, meant: &Meant<'_>) -> sqlx::Result<Vec<Object>> {
     sqlx::query_as!(
         Object,
         r#"
@@ -127,11 +158,14 @@ async fn objects(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Object>
           AND (
                 id = $2
                 OR (kind, id) = (SELECT kind, object_id FROM workos_sync.events WHERE env = $1 AND id = $2)
+                OR (id = ANY($4) AND (kind, id) IN (SELECT * FROM unnest($3::text[], $4::text[])))
               )
         ORDER BY kind
         "#,
-        env,
-        id
+        meant.env,
+        meant.id,
+        &meant.kinds as _,
+        &meant.keys as _,
     )
     .fetch_all(pool)
     .await
@@ -183,7 +217,7 @@ impl Event {
     }
 }
 
-async fn events(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Event>> {
+async fn events(pool: &PgPool, meant: &Meant<'_>) -> sqlx::Result<Vec<Event>> {
     sqlx::query_as!(
         Event,
         r#"
@@ -191,12 +225,18 @@ async fn events(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Event>> 
                outcome, reason, fence, settled_at
         FROM workos_sync.events
         WHERE env = $1
-          AND (id = $2 OR object_id = $2)
+          AND (
+                id = $2
+                OR object_id = $2
+                OR (object_id = ANY($4) AND (kind, object_id) IN (SELECT * FROM unnest($3::text[], $4::text[])))
+              )
         ORDER BY received_at DESC
-        LIMIT $3
+        LIMIT $5
         "#,
-        env,
-        id,
+        meant.env,
+        meant.id,
+        &meant.kinds as _,
+        &meant.keys as _,
         SHOWN
     )
     .fetch_all(pool)
@@ -231,7 +271,7 @@ impl Change {
     }
 }
 
-async fn changes(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Change>> {
+async fn changes(pool: &PgPool, meant: &Meant<'_>) -> sqlx::Result<Vec<Change>> {
     sqlx::query_as!(
         Change,
         r#"
@@ -240,12 +280,18 @@ async fn changes(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Change>
                event_id, channel, cause, fence
         FROM workos_sync.audit_log
         WHERE env = $1
-          AND (object_id = $2 OR object_id = (SELECT object_id FROM workos_sync.events WHERE env = $1 AND id = $2))
+          AND (
+                object_id = $2
+                OR object_id = (SELECT object_id FROM workos_sync.events WHERE env = $1 AND id = $2)
+                OR (object_id = ANY($4) AND (kind, object_id) IN (SELECT * FROM unnest($3::text[], $4::text[])))
+              )
         ORDER BY id DESC
-        LIMIT $3
+        LIMIT $5
         "#,
-        env,
-        id,
+        meant.env,
+        meant.id,
+        &meant.kinds as _,
+        &meant.keys as _,
         SHOWN
     )
     .fetch_all(pool)
@@ -274,7 +320,7 @@ impl Action {
     }
 }
 
-async fn actions(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Action>> {
+async fn actions(pool: &PgPool, meant: &Meant<'_>) -> sqlx::Result<Vec<Action>> {
     sqlx::query_as!(
         Action,
         r#"
@@ -284,13 +330,23 @@ async fn actions(pool: &PgPool, env: &str, id: &str) -> sqlx::Result<Vec<Action>
         WHERE action.env = $1
           AND (
                 action.event_id = $2
-                OR action.event_id IN (SELECT id FROM workos_sync.events WHERE env = $1 AND object_id = $2)
+                OR action.event_id IN (
+                    SELECT id
+                    FROM workos_sync.events
+                    WHERE env = $1
+                      AND (
+                            object_id = $2
+                            OR (object_id = ANY($4) AND (kind, object_id) IN (SELECT * FROM unnest($3::text[], $4::text[])))
+                          )
+                )
               )
         ORDER BY action.at DESC
-        LIMIT $3
+        LIMIT $5
         "#,
-        env,
-        id,
+        meant.env,
+        meant.id,
+        &meant.kinds as _,
+        &meant.keys as _,
         SHOWN
     )
     .fetch_all(pool)

@@ -24,7 +24,7 @@ pub struct SyncArguments {
     /// Its kind, e.g. user; the name of its table will do.
     #[arg(value_parser = super::kind)]
     kind: Kind,
-    /// Its id, e.g. `user_01J8...`.
+    /// Its id, e.g. `user_01J8...`; what is known by another one too, e.g. a role, by either.
     id: String,
 }
 
@@ -39,7 +39,24 @@ pub async fn sync_one(config: CommandConfig, arguments: SyncArguments) -> anyhow
     let sync = super::sync(&config.ask, pool, &Metrics::new(), Lane::Immediate)?;
     let sync = Sync { purpose: Purpose::Sync, ..sync };
     let patience = Patience { limit: OUTAGE / 4, stop };
-    let object = ObjectRef::new(arguments.kind, arguments.id);
+    let known_as = within_time(async {
+        let mut connection = sync.database.acquire().await?;
+        object::key_of(&mut connection, &sync.env, arguments.kind, &arguments.id).await
+    });
+    let object = match known_as.await? {
+        Some(object) => {
+            println!("{} is synced as {object}", arguments.id);
+            object
+        }
+        None => ObjectRef::new(arguments.kind, arguments.id),
+    };
+    if let Some(form) = object.kind.form().filter(|_| !object.kind.takes(&object.id)) {
+        eprintln!(
+            "`{}` is no id of the kind {}, and the mirror has no row with it: it is {form}",
+            object.id, object.kind
+        );
+        return Ok(Exit::Usage);
+    }
     match carry_out(&sync, &patience, &object).await {
         Ok(exit) => Ok(exit),
         Err(interruption) => {

@@ -254,7 +254,7 @@ impl DeadLetters {
             SELECT $1, $2, seq, event_id, reason, $3, $4
             FROM unnest($5::bigint[], $6::text[], $7::text[]) AS done (seq, event_id, reason)
             ORDER BY seq
-            ON CONFLICT (env, stream, seq) DO NOTHING
+            ON CONFLICT (env, stream, seq, action) DO NOTHING
             "#,
             self.env,
             life,
@@ -267,8 +267,8 @@ impl DeadLetters {
         .execute(&mut *transaction)
         .await?
         .rows_affected();
-        if action == Action::Replay {
-            sqlx::query!(
+        match action {
+            Action::Replay => sqlx::query!(
                 r#"
                 UPDATE workos_sync.events
                 SET outcome = NULL,
@@ -280,10 +280,22 @@ impl DeadLetters {
                 "#,
                 self.env,
                 &events as _
-            )
-            .execute(&mut *transaction)
-            .await?;
+            ),
+            // A replay that broke off may have announced them, and nothing came of it.
+            Action::Discard => sqlx::query!(
+                r#"
+                UPDATE workos_sync.events
+                SET outcome = 'dead',
+                    settled_at = now(),
+                    reason = 'discarded'
+                WHERE env = $1 AND id = ANY($2) AND outcome IS NULL AND reason = 'replayed'
+                "#,
+                self.env,
+                &events as _
+            ),
         }
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(usize::try_from(done).unwrap_or(usize::MAX))
     }

@@ -3,7 +3,9 @@
 
 use anyhow::Context as _;
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
+use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use shared::clock;
 use shared::event::Event;
 use shared::subject;
@@ -60,23 +62,47 @@ impl DeadLetters {
     async fn publish(&self, doomed: &[Doomed<'_>]) -> anyhow::Result<()> {
         let mut acknowledgements = Vec::with_capacity(doomed.len());
         for doomed in doomed {
-            let payload = serde_json::to_vec(doomed.event).context("failed to write a dead letter")?;
-            let message = PublishMessage::build().headers(headers(doomed)).payload(payload.into());
-            let subject = subject::dead_letter(&self.env, &doomed.event.event_type);
-            let sent = self.jetstream.send_publish(subject, message).await;
-            acknowledgements.push(sent.context("failed to publish a dead letter")?);
+            // A replay that dies has another sequence, and is another dead letter.
+            let id = format!("{}/{}", one_line(&doomed.event.id), doomed.sequence);
+            acknowledgements.push((doomed, self.send(doomed, &id).await?));
         }
-        for acknowledgement in acknowledgements {
-            acknowledgement.await.context("failed to publish a dead letter")?;
+        for (doomed, acknowledgement) in acknowledgements {
+            let stored = acknowledgement.await.context("failed to publish a dead letter")?;
+            if stored.duplicate && !self.has(stored.sequence).await? {
+                // It was replayed meanwhile, and the broker remembers it all the same.
+                let id = format!("{}/{}/{}", one_line(&doomed.event.id), doomed.sequence, clock::now());
+                self.send(doomed, &id).await?.await.context("failed to publish a dead letter")?;
+            }
         }
         Ok(())
     }
+
+    /// Sends a dead letter, under this message id.
+    async fn send(&self, doomed: &Doomed<'_>, id: &str) -> anyhow::Result<PublishAckFuture> {
+        let payload = serde_json::to_vec(doomed.event).context("failed to write a dead letter")?;
+        let message = PublishMessage::build().headers(headers(doomed, id)).payload(payload.into());
+        let subject = subject::dead_letter(&self.env, &doomed.event.event_type);
+        self.jetstream.send_publish(subject, message).await.context("failed to publish a dead letter")
+    }
+
+    /// Whether the dead letter of this sequence is there.
+    async fn has(&self, sequence: u64) -> anyhow::Result<bool> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(subject::DEAD_LETTERS_STREAM)
+            .await
+            .with_context(|| format!("failed to open the stream {}", subject::DEAD_LETTERS_STREAM))?;
+        match stream.get_raw_message(sequence).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            Err(error) => Err(error).context("failed to look for a dead letter"),
+        }
+    }
 }
 
-fn headers(doomed: &Doomed<'_>) -> HeaderMap {
+fn headers(doomed: &Doomed<'_>, id: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    // A replay that dies has another sequence, and is another dead letter.
-    headers.insert(NATS_MESSAGE_ID, format!("{}/{}", one_line(&doomed.event.id), doomed.sequence));
+    headers.insert(NATS_MESSAGE_ID, id);
     headers.insert(subject::REASON, doomed.failure.class());
     headers.insert(subject::ERROR, one_line(&doomed.failure.to_string()));
     headers.insert(subject::ATTEMPTS, doomed.attempts.to_string());

@@ -17,6 +17,7 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use shared::subject;
 use sqlx::PgPool;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{DeadLetters, Doomed};
@@ -166,6 +167,7 @@ impl DeadLetters {
                 let attempts = u32::try_from(advisory.deliveries).unwrap_or(u32::MAX);
                 let doomed = Doomed { event: &event, sequence, attempts, failure: &Failure::Crash };
                 self.bury(database, &[doomed]).await?;
+                breaker.failed(&event.id, Instant::now());
                 process::tell_of_a_death(metrics, &event, attempts, &Failure::Crash);
             }
         }

@@ -1,12 +1,13 @@
 //! API keys, without their values: those of one owner, answered as a whole.
 //!
 //! Source: `GET /organizations/{id}/api_keys` and `GET /user_management/users/{id}/api_keys`, every page of it. The latter
-//! is not there for every environment.
+//! is not there for every environment. That a key was revoked its event tells for certain: a list may show it for a while.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
@@ -23,6 +24,7 @@ mod one {
         owner: Document,
         organization_id: Text,
         user_id: Text,
+        owner_organization_id: Text,
         name: Text,
         obfuscated_value: Text,
         last_used_at: Time unannounced,
@@ -36,12 +38,14 @@ mod one {
 pub use one::{PERSONAL, UNANNOUNCED};
 
 /// The rows of `workos.api_keys` of one owner.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// Kind and WorkOS id of the owner.
     pub id: String,
     /// The keys, by their ids.
     pub keys: BTreeMap<String, one::Row>,
+    /// Those that were revoked, as far as that was told.
+    pub revoked: BTreeMap<String, one::Row>,
     /// None: a new key moves nothing.
     pub updated_at: Option<DateTime<Utc>>,
     /// Set on a tombstone.
@@ -49,10 +53,22 @@ pub struct Row {
 }
 
 impl Row {
-    /// Keys that came and went, and what changed in others.
+    /// Keys that came and went, what changed in others, and those whose revocation is news. A key that was revoked is none
+    /// that comes, whatever a list says that does not know it yet.
     #[must_use]
     pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
-        whole::changes("api_keys", old.map(|old| &old.keys), &self.keys, |new, old| new.changes(Some(old)))
+        let is_over = |id: &String| old.is_some_and(|old| old.revoked.contains_key(id));
+        let mut keys = Cow::Borrowed(&self.keys);
+        if keys.keys().any(is_over) {
+            keys.to_mut().retain(|id, _| !is_over(id));
+        }
+        let before = old.map(|old| &old.keys);
+        let mut changes = whole::changes("api_keys", before, &keys, |new, old| new.changes(Some(old)));
+        let news: Value = self.revoked.keys().filter(|id| !is_over(id)).cloned().collect();
+        if news != json!([]) {
+            changes.push(revoked(news));
+        }
+        changes
     }
 
     /// The same.
@@ -61,9 +77,12 @@ impl Row {
         self.changes(Some(old))
     }
 
-    /// Whether it says of a key what an event said, and is not older than that.
+    /// Whether it says of a key what an event said, and is not older than that; or knows its end.
     #[must_use]
     pub fn agrees(&self, member: &Member) -> bool {
+        if self.revoked.contains_key(&member.id) {
+            return true;
+        }
         let told = member.tells.iter().map(|(field, value)| (field.clone(), Value::from(value.as_str())));
         let said = Time::read(&told.collect(), "updated_at");
         match self.keys.get(&member.id) {
@@ -72,14 +91,29 @@ impl Row {
         }
     }
 
-    /// That a key was revoked needs no words.
-    pub const fn hear(&mut self, _ends: &[Member]) {}
+    /// Takes in which keys were revoked.
+    pub fn hear(&mut self, ends: &[Member]) {
+        let (kind, owner) = owner(&self.id);
+        for end in ends {
+            self.keys.remove(&end.id);
+            let told = end.tells.iter().map(|(field, value)| (field.clone(), Value::from(value.as_str())));
+            let mut fields: Fields = told.collect();
+            fields.insert("id".to_owned(), Value::from(end.id.as_str()));
+            fields.insert("owner".to_owned(), json!({"type": kind.name(), "id": owner}));
+            self.revoked.insert(end.id.clone(), read_one(&end.id, fields, kind, owner));
+        }
+    }
 
     /// Whether there is not one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.is_empty() && self.revoked.is_empty()
     }
+}
+
+/// That these keys were revoked.
+fn revoked(ids: Value) -> Change {
+    Change { column: "_revoked_at", old: Value::Null, new: ids }
 }
 
 /// The kind and the id of the owner.
@@ -109,6 +143,12 @@ pub(super) fn may_be_unlisted(id: &str) -> bool {
     owner(id).0 == Kind::User
 }
 
+/// What takes its part of the relations along when it goes: an organization, the keys that users have for it.
+pub(super) const PART: Option<Kind> = Some(Kind::Organization);
+
+/// Answers are taken as they are.
+pub(super) use super::whole::lacks_nothing as lacking;
+
 /// Where WorkOS keeps it.
 pub(super) fn path(id: &str) -> String {
     match owner(id) {
@@ -129,23 +169,39 @@ pub(super) const BELONGING: &[(Kind, &str)] = &[];
 /// Whose keys they are.
 pub(super) const OWNERS: &[Kind] = &[Kind::Organization, Kind::User];
 
-/// Reads the keys of an owner. A value would be there only where a key is made, but is not kept from anywhere.
+/// Reads the keys of an owner.
 pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
     let (kind, owner) = owner(id);
     let keys = whole::members(fields)
-        .map(|(key, mut fields)| {
-            fields.remove("value");
-            let mut row = one::Row::read(&key, fields);
-            let column = if kind == Kind::User { &mut row.user_id } else { &mut row.organization_id };
-            *column = Some(owner.to_owned());
+        .map(|(key, fields)| {
+            let row = read_one(&key, fields, kind, owner);
             (key, row)
         })
         .collect();
-    let row = Row { id: id.to_owned(), keys, updated_at: None, deleted_at: None };
-    Answered { row, parents: vec![ObjectRef::new(kind, owner)], embedded: Vec::new() }
+    let row = Row { id: id.to_owned(), keys, ..Row::default() };
+    let organizations: BTreeSet<&String> =
+        row.keys.values().filter_map(|key| key.owner_organization_id.as_ref()).collect();
+    let parents = std::iter::once(ObjectRef::new(kind, owner))
+        .chain(organizations.into_iter().map(|id| ObjectRef::new(Kind::Organization, id)))
+        .collect();
+    Answered { row, parents, embedded: Vec::new() }
 }
 
-/// What the mirror has: nothing of an owner without keys.
+/// One key of an owner.
+fn read_one(id: &str, fields: Fields, kind: Kind, owner: &str) -> one::Row {
+    let mut row = one::Row::read(id, fields);
+    if kind == Kind::User {
+        let organization = row.owner.as_ref().and_then(|owner| owner.get("organization_id"));
+        row.owner_organization_id = organization.and_then(Value::as_str).map(str::to_owned);
+        row.user_id = Some(owner.to_owned());
+    } else {
+        row.owner_organization_id = None;
+        row.organization_id = Some(owner.to_owned());
+    }
+    row
+}
+
+/// What the mirror has: nothing of an owner without keys; and which others were revoked.
 pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<Row>> {
     let (organizations, users) = by_kind(ids);
     let found = sqlx::query_as!(
@@ -155,6 +211,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                owner,
                organization_id,
                user_id,
+               owner_organization_id,
                name,
                obfuscated_value,
                last_used_at,
@@ -165,7 +222,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                _raw AS "raw!",
                _deleted_at AS deleted_at
         FROM workos.api_keys
-        WHERE (organization_id = ANY($1) OR user_id = ANY($2)) AND _deleted_at IS NULL
+        WHERE (organization_id = ANY($1) OR user_id = ANY($2)) AND (_deleted_at IS NULL OR _revoked_at IS NOT NULL)
         ORDER BY id
         "#,
         &organizations as _,
@@ -176,13 +233,9 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
     let mut rows: HashMap<String, Row> = HashMap::new();
     for found in found {
         let Some(id) = key(found.organization_id.as_deref(), found.user_id.as_deref()) else { continue };
-        let row = rows.entry(id.clone()).or_insert_with(|| Row {
-            id,
-            keys: BTreeMap::new(),
-            updated_at: None,
-            deleted_at: None,
-        });
-        row.keys.insert(found.id.clone(), found);
+        let row = rows.entry(id.clone()).or_insert_with(|| Row { id, ..Row::default() });
+        let of = if found.deleted_at.is_some() { &mut row.revoked } else { &mut row.keys };
+        of.insert(found.id.clone(), found);
     }
     Ok(rows.into_values().collect())
 }
@@ -223,7 +276,8 @@ pub(super) async fn beside(
     Ok(Vec::new())
 }
 
-/// Writes the keys of owners, and buries those that they have no more.
+/// Writes the keys of owners, and buries those that they have no more. One that was revoked stays so, and one for an
+/// organization that is gone is gone, whatever a list says that does not know it yet.
 pub(super) async fn write(
     connection: &mut PgConnection,
     env: &str,
@@ -249,25 +303,33 @@ pub(super) async fn write(
     .await?;
     sqlx::query!(
         r#"
-        INSERT INTO workos.api_keys (
-            id, owner, organization_id, user_id, name, obfuscated_value, last_used_at, expires_at, permissions,
-            created_at, updated_at, _env, _raw, _synced_at, _deleted_at
+        INSERT INTO workos.api_keys AS key (
+            id, owner, organization_id, user_id, owner_organization_id, name, obfuscated_value, last_used_at,
+            expires_at, permissions, created_at, updated_at, _env, _raw, _synced_at, _deleted_at
         )
-        SELECT id, owner, organization_id, user_id, name, obfuscated_value, last_used_at, expires_at,
+        SELECT id, owner, organization_id, user_id, owner_organization_id, name, obfuscated_value, last_used_at,
+               expires_at,
                CASE WHEN permissions IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(permissions)) END,
                created_at, updated_at, $1, raw, $2, NULL
         FROM unnest(
-            $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[],
-            $10::timestamptz[], $11::jsonb[], $12::timestamptz[], $13::timestamptz[], $14::jsonb[]
+            $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[],
+            $11::timestamptz[], $12::jsonb[], $13::timestamptz[], $14::timestamptz[], $15::jsonb[]
         ) AS incoming (
-            id, owner, organization_id, user_id, name, obfuscated_value, last_used_at, expires_at, permissions,
-            created_at, updated_at, raw
+            id, owner, organization_id, user_id, owner_organization_id, name, obfuscated_value, last_used_at,
+            expires_at, permissions, created_at, updated_at, raw
         )
+        WHERE owner_organization_id IS NULL
+           OR EXISTS (
+                SELECT
+                FROM workos.organizations AS held
+                WHERE held.id = incoming.owner_organization_id AND held._deleted_at IS NULL
+              )
         ORDER BY id
         ON CONFLICT (id) DO UPDATE
         SET owner = EXCLUDED.owner,
             organization_id = EXCLUDED.organization_id,
             user_id = EXCLUDED.user_id,
+            owner_organization_id = EXCLUDED.owner_organization_id,
             name = EXCLUDED.name,
             obfuscated_value = EXCLUDED.obfuscated_value,
             last_used_at = EXCLUDED.last_used_at,
@@ -279,6 +341,7 @@ pub(super) async fn write(
             _raw = EXCLUDED._raw,
             _synced_at = EXCLUDED._synced_at,
             _deleted_at = NULL
+        WHERE key._revoked_at IS NULL
         "#,
         env,
         at,
@@ -286,6 +349,7 @@ pub(super) async fn write(
         &columns.owner as _,
         &columns.organization_id as _,
         &columns.user_id as _,
+        &columns.owner_organization_id as _,
         &columns.name as _,
         &columns.obfuscated_value as _,
         &columns.last_used_at as _,
@@ -295,9 +359,92 @@ pub(super) async fn write(
         &columns.updated_at as _,
         &columns.raw as _,
     )
+    .execute(&mut *connection)
+    .await?;
+    let revoked: Vec<&one::Row> = rows.iter().flat_map(|row| row.revoked.values()).collect();
+    if !revoked.is_empty() {
+        write_revoked(connection, env, at, &revoked).await?;
+    }
+    Ok(())
+}
+
+/// Writes tombstones of keys that were revoked. What the event does not tell stays.
+async fn write_revoked(
+    connection: &mut PgConnection,
+    env: &str,
+    at: DateTime<Utc>,
+    keys: &[&one::Row],
+) -> sqlx::Result<()> {
+    let columns = one::Columns::of(keys);
+    sqlx::query!(
+        r#"
+        INSERT INTO workos.api_keys AS key (
+            id, owner, organization_id, user_id, updated_at, _env, _raw, _synced_at, _deleted_at, _revoked_at
+        )
+        SELECT id, owner, organization_id, user_id, updated_at, $1, raw, $2, $2, $2
+        FROM unnest($3::text[], $4::jsonb[], $5::text[], $6::text[], $7::timestamptz[], $8::jsonb[]) AS incoming (
+            id, owner, organization_id, user_id, updated_at, raw
+        )
+        ORDER BY id
+        ON CONFLICT (id) DO UPDATE
+        SET _synced_at = EXCLUDED._synced_at,
+            _deleted_at = coalesce(key._deleted_at, EXCLUDED._deleted_at),
+            _revoked_at = EXCLUDED._revoked_at
+        WHERE key._revoked_at IS NULL
+        "#,
+        env,
+        at,
+        &columns.ids as _,
+        &columns.owner as _,
+        &columns.organization_id as _,
+        &columns.user_id as _,
+        &columns.updated_at as _,
+        &columns.raw as _,
+    )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Takes in which keys were revoked although their owners' lists cannot be read; returns what is news of each.
+pub(super) async fn end(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    relations: &[(&ObjectRef, &[Member])],
+) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+    let owners: HashMap<&str, &ObjectRef> = relations
+        .iter()
+        .flat_map(|(relation, ends)| ends.iter().map(|end| (end.id.as_str(), *relation)))
+        .collect();
+    let keys: Vec<&str> = owners.keys().copied().collect();
+    let mut news: BTreeMap<&ObjectRef, Vec<String>> = BTreeMap::new();
+    for key in revoke(connection, at, &keys).await? {
+        if let Some(relation) = owners.get(key.as_str()) {
+            news.entry(relation).or_default().push(key);
+        }
+    }
+    Ok(news.into_iter().map(|(relation, keys)| (relation.clone(), revoked(keys.into()))).collect())
+}
+
+/// Buries keys that were revoked although their owners' lists could not be read; returns those for which it is news. A key
+/// that the mirror does not have needs no tombstone: no list brings it as long as none can be read.
+async fn revoke(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    keys: &[&str],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        UPDATE workos.api_keys
+        SET _deleted_at = coalesce(_deleted_at, $1), _revoked_at = $1, _synced_at = $1
+        WHERE id = ANY($2) AND _revoked_at IS NULL
+        RETURNING id
+        "#,
+        at,
+        keys as _,
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Marks all keys of owners as gone; returns the owners who had one.
@@ -339,6 +486,77 @@ pub(super) async fn dependants(
     Ok(Vec::new())
 }
 
+/// Marks the keys of users that are for organizations that are gone; returns each organization with the owners of the
+/// relations that such a key was part of.
+pub(super) async fn leave(
+    connection: &mut PgConnection,
+    at: DateTime<Utc>,
+    organizations: &[String],
+) -> sqlx::Result<Vec<(String, String)>> {
+    let left = sqlx::query!(
+        r#"
+        UPDATE workos.api_keys
+        SET _deleted_at = $1, _synced_at = $1
+        WHERE owner_organization_id = ANY($2) AND _deleted_at IS NULL
+        RETURNING owner_organization_id AS "organization!", user_id AS "user!"
+        "#,
+        at,
+        organizations
+    )
+    .fetch_all(connection)
+    .await?;
+    let left: BTreeSet<(String, String)> = left.into_iter().map(|row| (row.organization, row.user)).collect();
+    Ok(left
+        .into_iter()
+        .map(|(organization, user)| (organization, relation_of(Kind::ApiKey, Kind::User, &user).id))
+        .collect())
+}
+
+/// The relations of users of which a key went with one of these organizations.
+pub(super) async fn left_with_organizations(
+    connection: &mut PgConnection,
+    organizations: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    let left = sqlx::query!(
+        r#"
+        SELECT DISTINCT key.owner_organization_id AS "organization!", key.user_id AS "user!"
+        FROM workos.api_keys AS key
+        JOIN workos.organizations AS held ON held.id = key.owner_organization_id
+        WHERE key.owner_organization_id = ANY($1)
+          AND key._deleted_at >= held._deleted_at
+          AND key._revoked_at IS NULL
+        ORDER BY 1, 2
+        "#,
+        organizations
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(left
+        .into_iter()
+        .map(|row| (row.organization, relation_of(Kind::ApiKey, Kind::User, &row.user)))
+        .collect())
+}
+
+/// What names the relation that a key is part of.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let row = sqlx::query!(
+        r#"
+        SELECT organization_id, user_id
+        FROM workos.api_keys
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.and_then(|row| key(row.organization_id.as_deref(), row.user_id.as_deref())))
+}
+
 /// The owners of one kind among these who have keys, live ones or tombstones.
 pub(super) async fn owners(
     connection: &mut PgConnection,
@@ -378,7 +596,7 @@ mod tests {
 
     fn row(updated_at: &str) -> Row {
         let key = json!({
-            "id": "api_key_1", "owner": {"type": "organization", "id": "org_1"}, "value": "MARK",
+            "id": "api_key_1", "owner": {"type": "organization", "id": "org_1"},
             "obfuscated_value": "sk_...123", "updated_at": updated_at,
         });
         read("organization/org_1", whole::fields([key])).row
@@ -390,8 +608,19 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_not_kept() {
-        assert!(!format!("{:?}", row("2026-01-15T12:00:00Z")).contains("MARK"));
+    fn a_key_that_was_revoked_is_none_of_its_owner_whatever_the_list_says() {
+        let mut told = row("2026-01-15T12:00:00Z");
+        let revoked = said(false, "2026-01-15T12:00:01Z");
+        told.hear(std::slice::from_ref(&revoked));
+        assert!(told.keys.is_empty());
+        assert!(told.agrees(&revoked));
+        assert_eq!(told.revoked["api_key_1"].organization_id.as_deref(), Some("org_1"));
+        let changed = |new: &Row, old: &Row| -> Vec<&'static str> {
+            new.changes(Some(old)).iter().map(|change| change.column).collect()
+        };
+        assert_eq!(changed(&told, &row("2026-01-15T12:00:00Z")), ["api_keys", "_revoked_at"]);
+        assert!(changed(&told, &told).is_empty(), "it is known");
+        assert!(changed(&row("2026-01-15T12:00:00Z"), &told).is_empty(), "a stale list changes nothing");
     }
 
     #[test]
@@ -407,5 +636,16 @@ mod tests {
         assert_eq!(path("organization/org_1"), "/organizations/org_1/api_keys");
         assert_eq!(path("user/user_1"), "/user_management/users/user_1/api_keys");
         assert_eq!(row("").keys["api_key_1"].organization_id.as_deref(), Some("org_1"));
+    }
+
+    #[test]
+    fn a_users_key_for_an_organization_hangs_on_both() {
+        let key =
+            json!({"id": "api_key_1", "owner": {"type": "user", "id": "user_1", "organization_id": "org_1"}});
+        let answered = read("user/user_1", whole::fields([key]));
+        assert_eq!(answered.row.keys["api_key_1"].owner_organization_id.as_deref(), Some("org_1"));
+        assert_eq!(answered.row.keys["api_key_1"].organization_id, None);
+        let parents = [ObjectRef::new(Kind::User, "user_1"), ObjectRef::new(Kind::Organization, "org_1")];
+        assert_eq!(answered.parents, parents);
     }
 }

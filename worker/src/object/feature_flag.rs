@@ -107,6 +107,26 @@ pub(super) async fn live(
     .await
 }
 
+/// The slug of a feature flag, by its WorkOS id.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let key = sqlx::query_scalar!(
+        r#"
+        SELECT slug
+        FROM workos.feature_flags
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
+}
+
 /// Nothing follows a feature flag in other tables.
 #[expect(clippy::unused_async, reason = "every kind answers in the same form")]
 pub(super) async fn beside(

@@ -7,7 +7,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, segment};
+use super::{Answered, Listed, group_membership, segment};
 
 columns! {
     /// A row of `workos.groups`.
@@ -160,12 +160,12 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a group as an object: what is in it leaves it.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
+/// Nothing hangs on a group as an object: what is in it leaves it. The relations of which a part went with it are what
+/// must be asked for when it is there after all.
 pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
+    connection: &mut PgConnection,
+    ids: &[String],
+    live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+    if live { Ok(Vec::new()) } else { group_membership::left_with_groups(connection, ids).await }
 }

@@ -251,12 +251,54 @@ pub(super) async fn dependants(
     Ok(Vec::new())
 }
 
-/// Marks the memberships of groups that are gone; returns each group with the relations that it was part of.
-pub(super) async fn leave_groups(
+/// The relations of which a part went with one of these groups.
+pub(super) async fn left_with_groups(
+    connection: &mut PgConnection,
+    groups: &[String],
+) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+    let left = sqlx::query!(
+        r#"
+        SELECT membership.group_id, membership.organization_membership_id
+        FROM workos.group_memberships AS membership
+        JOIN workos.groups AS held ON held.id = membership.group_id
+        WHERE membership.group_id = ANY($1) AND membership._deleted_at >= held._deleted_at
+        ORDER BY 1, 2
+        "#,
+        groups
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(left
+        .into_iter()
+        .map(|row| (row.group_id, ObjectRef::new(Kind::GroupMembership, row.organization_membership_id)))
+        .collect())
+}
+
+/// It has no id of its own.
+#[expect(clippy::unused_async, reason = "every relation answers in the same form")]
+pub(super) async fn key_of(
+    _connection: &mut PgConnection,
+    _env: &str,
+    _id: &str,
+) -> sqlx::Result<Option<String>> {
+    Ok(None)
+}
+
+/// What takes its part of the relations along when it goes.
+pub(super) const PART: Option<Kind> = Some(Kind::Group);
+
+/// The list is always there, and its answers are taken as they are.
+pub(super) use super::whole::{
+    always_listed as may_be_unlisted, ends_nothing as end, lacks_nothing as lacking,
+};
+
+/// Marks the memberships of groups that are gone; returns each group with the owners of the relations that it was part
+/// of.
+pub(super) async fn leave(
     connection: &mut PgConnection,
     at: DateTime<Utc>,
     groups: &[String],
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+) -> sqlx::Result<Vec<(String, String)>> {
     let left = sqlx::query!(
         r#"
         UPDATE workos.group_memberships
@@ -269,10 +311,7 @@ pub(super) async fn leave_groups(
     )
     .fetch_all(connection)
     .await?;
-    Ok(left
-        .into_iter()
-        .map(|row| (row.group_id, ObjectRef::new(Kind::GroupMembership, row.organization_membership_id)))
-        .collect())
+    Ok(left.into_iter().map(|row| (row.group_id, row.organization_membership_id)).collect())
 }
 
 #[cfg(test)]

@@ -176,9 +176,7 @@ pub struct Answered<R> {
     pub embedded: Vec<(Kind, Fields)>,
 }
 
-/// Fields of an object that WorkOS documents as secret. They are dropped at the door, from the object
-/// itself and from every object that comes with it; not from the key-value pairs that the application
-/// keeps in `metadata`, which may use the same names.
+/// Fields of an object that WorkOS documents as secret. They are dropped at the door, wherever they stand in an answer.
 const SECRETS: [&str; 9] = [
     "verification_token",
     "token",
@@ -191,6 +189,27 @@ const SECRETS: [&str; 9] = [
     "value",
     "client_secret",
 ];
+
+/// Fields whose content is not WorkOS's and may use the same names: what the application or the directory keeps there. The
+/// addresses of a directory user are a `value` each, and no secret.
+const SPARED: [&str; 4] = ["metadata", "custom_attributes", "raw_attributes", "emails"];
+
+/// Drops what is secret from an object and from everything in it.
+fn strip(fields: &mut Fields) {
+    for secret in SECRETS {
+        fields.remove(secret);
+    }
+    let rest = fields.iter_mut().filter(|(name, _)| !SPARED.contains(&name.as_str()));
+    rest.for_each(|(_, value)| strip_within(value));
+}
+
+fn strip_within(value: &mut Value) {
+    match value {
+        Value::Object(fields) => strip(fields),
+        Value::Array(items) => items.iter_mut().for_each(strip_within),
+        _ => {}
+    }
+}
 
 /// Replaces the NUL characters that Postgres cannot hold.
 fn replace_nul(value: &mut Value) {
@@ -462,10 +481,24 @@ macro_rules! kinds {
             match kind { $( Kind::$kind => $module::PERSONAL, )+ }
         }
 
-        fn read_fields(object: ObjectRef, mut fields: Fields, records: &mut Vec<Record>) {
-            for secret in SECRETS {
-                fields.remove(secret);
-            }
+        /// What the guard knows something by that stands in the table of a kind under this id, where that is not the id.
+        pub async fn key_of(
+            connection: &mut PgConnection,
+            env: &str,
+            kind: Kind,
+            id: &str,
+        ) -> sqlx::Result<Option<ObjectRef>> {
+            let key = match kind {
+                $( Kind::$kind => whole!(
+                    $( $whole )?;
+                    by!($( $slug )?; None, $module::key_of(connection, env, id).await?),
+                    $module::key_of(connection, env, id).await?
+                ), )+
+            };
+            Ok(key.map(|key| ObjectRef::new(kind, key)))
+        }
+
+        fn read_fields(object: ObjectRef, fields: Fields, records: &mut Vec<Record>) {
             match object.kind {
                 $(
                     Kind::$kind => {
@@ -564,6 +597,79 @@ macro_rules! kinds {
             )+
             Ok(dependants)
         }
+
+        /// Whether WorkOS may refuse to list a relation although its owner is there.
+        #[must_use]
+        pub fn may_be_unlisted(object: &ObjectRef) -> bool {
+            match object.kind {
+                $( Kind::$kind => whole!($( $whole )?; false, $module::may_be_unlisted(&object.id)), )+
+            }
+        }
+
+        /// Relations of which the mirror has a member that these answers lack, and nothing explains it.
+        pub async fn lacking(
+            connection: &mut PgConnection,
+            at: DateTime<Utc>,
+            rows: &[&Row],
+        ) -> sqlx::Result<Vec<ObjectRef>> {
+            let mut relations = Vec::new();
+            $(
+                whole!($( $whole )?; (), {
+                    let of_kind: Vec<_> = rows
+                        .iter()
+                        .filter_map(|row| match row { Row::$kind(row) => Some(row), _ => None })
+                        .collect();
+                    if !of_kind.is_empty() {
+                        let owners = $module::lacking(&mut *connection, at, &of_kind).await?;
+                        relations.extend(owners.into_iter().map(|id| ObjectRef::new(Kind::$kind, id)));
+                    }
+                });
+            )+
+            Ok(relations)
+        }
+
+        /// Takes in how members of these relations ended although their answers cannot be had; returns what is news of
+        /// each.
+        pub async fn end(
+            connection: &mut PgConnection,
+            at: DateTime<Utc>,
+            relations: &[(&ObjectRef, &[Member])],
+        ) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+            let mut news = Vec::new();
+            $(
+                whole!($( $whole )?; (), {
+                    let of_kind: Vec<_> =
+                        relations.iter().copied().filter(|(relation, _)| relation.kind == Kind::$kind).collect();
+                    if !of_kind.is_empty() {
+                        news.extend($module::end(&mut *connection, at, &of_kind).await?);
+                    }
+                });
+            )+
+            Ok(news)
+        }
+
+        /// Marks the parts of relations that go with what was buried; returns each with what it went with.
+        pub async fn leave(
+            connection: &mut PgConnection,
+            at: DateTime<Utc>,
+            objects: &[&ObjectRef],
+        ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+            let mut left = Vec::new();
+            $(
+                whole!($( $whole )?; (), {
+                    if let Some(part) = $module::PART {
+                        let gone = ids_of(objects, part);
+                        if !gone.is_empty() {
+                            let parts = $module::leave(&mut *connection, at, &gone).await?;
+                            left.extend(parts.into_iter().map(|(gone, owner)| {
+                                (ObjectRef::new(part, gone), ObjectRef::new(Kind::$kind, owner))
+                            }));
+                        }
+                    }
+                });
+            )+
+            Ok(left)
+        }
     };
 }
 
@@ -605,54 +711,6 @@ pub fn relations_of(object: &ObjectRef) -> impl Iterator<Item = ObjectRef> {
         .map(|kind| relation_of(kind, object.kind, &object.id))
 }
 
-/// Whether WorkOS may refuse to list a relation although its owner is there.
-#[must_use]
-pub fn may_be_unlisted(object: &ObjectRef) -> bool {
-    object.kind == Kind::ApiKey && api_key::may_be_unlisted(&object.id)
-}
-
-/// Relations of which the mirror has a member that these answers lack, and nothing explains it.
-pub async fn lacking(
-    connection: &mut PgConnection,
-    at: DateTime<Utc>,
-    rows: &[&Row],
-) -> sqlx::Result<Vec<ObjectRef>> {
-    let sessions: Vec<&session::Row> = rows
-        .iter()
-        .filter_map(|row| match row {
-            Row::Session(row) => Some(row),
-            _ => None,
-        })
-        .collect();
-    if sessions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let users = session::lacking(connection, at, &sessions).await?;
-    Ok(users.into_iter().map(|user| ObjectRef::new(Kind::Session, user)).collect())
-}
-
-/// Marks the parts of relations that go with what was buried; returns each with what it went with.
-pub async fn leave(
-    connection: &mut PgConnection,
-    at: DateTime<Utc>,
-    objects: &[&ObjectRef],
-) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
-    let mut all = Vec::new();
-    let groups = ids_of(objects, Kind::DirectoryGroup);
-    if !groups.is_empty() {
-        let left = directory_group_membership::leave_groups(&mut *connection, at, &groups).await?;
-        all.extend(
-            left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::DirectoryGroup, group), relation)),
-        );
-    }
-    let groups = ids_of(objects, Kind::Group);
-    if !groups.is_empty() {
-        let left = group_membership::leave_groups(connection, at, &groups).await?;
-        all.extend(left.into_iter().map(|(group, relation)| (ObjectRef::new(Kind::Group, group), relation)));
-    }
-    Ok(all)
-}
-
 /// A relation of this owner to these members.
 #[must_use]
 pub fn composed(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
@@ -666,12 +724,9 @@ pub fn composed(object: &ObjectRef, members: impl IntoIterator<Item = String>) -
 pub fn read_whole(object: &ObjectRef, items: &[Box<RawValue>]) -> Result<Vec<Record>, Misread> {
     let mut members = Vec::with_capacity(items.len());
     for item in items {
-        let mut fields = fields_of(item.get().as_bytes())?;
+        let fields = fields_of(item.get().as_bytes())?;
         if !fields.get("id").is_some_and(Value::is_string) {
             return Err(Misread::NoId);
-        }
-        for secret in SECRETS {
-            fields.remove(secret);
         }
         members.push(Value::Object(fields));
     }
@@ -720,11 +775,15 @@ pub fn read_item(kind: Kind, of: Option<&str>, item: &RawValue) -> Result<Vec<Re
     Ok(records)
 }
 
+/// The fields of an object, stripped.
 fn fields_of(json: &[u8]) -> Result<Fields, Misread> {
     let mut value: Value = serde_json::from_slice(json).map_err(Misread::NotJson)?;
     replace_nul(&mut value);
     match value {
-        Value::Object(fields) => Ok(fields),
+        Value::Object(mut fields) => {
+            strip(&mut fields);
+            Ok(fields)
+        }
         _ => Err(Misread::NotAnObject),
     }
 }
@@ -736,7 +795,8 @@ mod tests {
     #[test]
     fn secrets_are_dropped_from_the_object_and_from_what_comes_with_it() {
         let body =
-            br#"{"id":"org_1","token":"MARK","domains":[{"id":"org_domain_1","verification_token":"MARK"}]}"#;
+            br#"{"id":"org_1","token":"MARK","domains":[{"id":"org_domain_1","verification_token":"MARK"}],
+                "new":{"client_secret":"MARK","deeper":[[{"value":"MARK"}]]}}"#;
         let records = read(&ObjectRef::new(Kind::Organization, "org_1"), body).expect("an organization");
         assert_eq!(records.len(), 2);
         assert!(!format!("{records:?}").contains("MARK"));
@@ -744,9 +804,20 @@ mod tests {
 
     #[test]
     fn the_applications_own_metadata_keeps_its_names() {
-        let body = br#"{"id":"user_1","metadata":{"token":"kept","code":"kept"}}"#;
+        let body = br#"{"id":"user_1","metadata":{"token":"kept","code":{"secret":"kept"}}}"#;
         let records = read(&ObjectRef::new(Kind::User, "user_1"), body).expect("a user");
         assert_eq!(format!("{records:?}").matches("kept").count(), 4, "in the column and in _raw");
+    }
+
+    #[test]
+    fn what_a_directory_tells_of_a_user_keeps_its_names() {
+        let body = br#"{"id":"directory_user_1","custom_attributes":{"code":"kept"},"raw_attributes":{"token":"kept"},
+                        "emails":[{"type":"work","value":"kept"}],"role":{"token":"MARK"}}"#;
+        let records =
+            read(&ObjectRef::new(Kind::DirectoryUser, "directory_user_1"), body).expect("a directory user");
+        let text = format!("{records:?}");
+        assert_eq!(text.matches("kept").count(), 6, "in three columns and in _raw");
+        assert!(!text.contains("MARK"));
     }
 
     #[test]

@@ -193,7 +193,7 @@ pub(super) async fn bury(
 }
 
 /// What hangs on an organization: its domains, memberships, directories, groups, API keys, connections, invitations and own
-/// roles, live ones or tombstones.
+/// roles, live ones or tombstones; and the relations of users of which a part went with it.
 pub(super) async fn dependants(
     connection: &mut PgConnection,
     ids: &[String],
@@ -237,7 +237,10 @@ pub(super) async fn dependants(
     .fetch_all(&mut *connection)
     .await?;
     dependants.extend(groups.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Group, row.id))));
-    dependants.extend(api_key::owners(connection, Kind::Organization, ids, live).await?);
+    dependants.extend(api_key::owners(&mut *connection, Kind::Organization, ids, live).await?);
+    if !live {
+        dependants.extend(api_key::left_with_organizations(&mut *connection, ids).await?);
+    }
     dependants
         .extend(directories.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Directory, row.id))));
     dependants.extend(

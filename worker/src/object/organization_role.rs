@@ -2,7 +2,8 @@
 //! used again after a deletion. They are rows of the table of roles.
 //!
 //! Source: `GET /authorization/organizations/{organization}/roles/{slug}`, which answers with the role of the
-//! environment where the organization has none of that slug. That is the same as 404.
+//! environment where the organization has none of that slug. That is the same as 404. The list shows both, too: an
+//! organization's own is only what says so.
 
 use chrono::{DateTime, Utc};
 use shared::id::{Kind, ObjectRef};
@@ -34,9 +35,9 @@ fn parts(key: &str) -> (&str, &str) {
 /// What it is known by. The answer does not name the organization: it is the one that was asked about.
 pub(super) fn key(of: Option<&str>, fields: &Fields) -> Key {
     match (of, fields.get("type").and_then(|of_type| of_type.as_str())) {
-        (_, Some(role::OF_ENVIRONMENT)) => Key::OfAnotherKind,
-        (Some(organization), _) => Key::slug(fields).under(organization),
-        (None, _) => Key::Missing,
+        (Some(organization), Some(role::OF_ORGANIZATION)) => Key::slug(fields).under(organization),
+        (None, Some(role::OF_ORGANIZATION)) => Key::Missing,
+        (_, _) => Key::OfAnotherKind,
     }
 }
 
@@ -106,6 +107,26 @@ pub(super) async fn live(
     .await
 }
 
+/// The key of an organization's own role, by its WorkOS id.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let key = sqlx::query_scalar!(
+        r#"
+        SELECT organization_id || '/' || slug AS key
+        FROM workos.roles
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
+}
+
 /// Marks roles as gone; returns those that were not.
 pub(super) async fn bury(
     connection: &mut PgConnection,
@@ -145,6 +166,11 @@ mod tests {
     fn the_role_of_the_environment_is_none_of_the_organization() {
         let of_environment = fields(json!({"id": "role_1", "slug": "admin", "type": "EnvironmentRole"}));
         assert_eq!(key(Some("org_1"), &of_environment), Key::OfAnotherKind);
+        for untold in [json!({}), json!({"type": null}), json!({"type": "ResourceRole"})] {
+            let mut role = fields(json!({"id": "role_1", "slug": "admin"}));
+            role.extend(fields(untold));
+            assert_eq!(key(Some("org_1"), &role), Key::OfAnotherKind, "{role:?}");
+        }
         let own = fields(json!({"id": "role_2", "slug": "admin", "type": "OrganizationRole"}));
         assert_eq!(key(Some("org_1"), &own), Key::Is("org_1/admin".to_owned()));
         let answered = read("org_1/admin", own);

@@ -103,6 +103,26 @@ pub(super) async fn live(
     .await
 }
 
+/// The slug of a permission, by its WorkOS id.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let key = sqlx::query_scalar!(
+        r#"
+        SELECT slug
+        FROM workos.permissions
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
+}
+
 /// Nothing follows a permission in other tables.
 #[expect(clippy::unused_async, reason = "every kind answers in the same form")]
 pub(super) async fn beside(

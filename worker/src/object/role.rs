@@ -40,10 +40,8 @@ pub(super) const PAGED: bool = false;
 /// Lists of those that belong to one other object: none that is read along with it.
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
-/// What WorkOS calls a role of the environment.
-pub(super) const OF_ENVIRONMENT: &str = "EnvironmentRole";
 /// What WorkOS calls a role of an organization.
-const OF_ORGANIZATION: &str = "OrganizationRole";
+pub(super) const OF_ORGANIZATION: &str = "OrganizationRole";
 
 /// What it is known by.
 pub(super) fn key(_of: Option<&str>, fields: &Fields) -> Key {
@@ -115,6 +113,26 @@ pub(super) async fn live(
     .await
 }
 
+/// The slug of a role of the environment, by its WorkOS id.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let key = sqlx::query_scalar!(
+        r#"
+        SELECT slug
+        FROM workos.roles
+        WHERE _env = $1 AND id = $2 AND organization_id IS NULL
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
+}
+
 /// Nothing follows a role in other tables.
 pub(super) async fn beside(
     _connection: &mut PgConnection,
@@ -124,7 +142,7 @@ pub(super) async fn beside(
 }
 
 /// Writes roles, also those of organizations. A slug that means another one now leaves a tombstone of the earlier
-/// one.
+/// one. A role never goes from one organization to another, or to the environment.
 pub(super) async fn write(
     connection: &mut PgConnection,
     env: &str,
@@ -153,7 +171,7 @@ pub(super) async fn write(
     .await?;
     sqlx::query!(
         r#"
-        INSERT INTO workos.roles (
+        INSERT INTO workos.roles AS role (
             id, slug, organization_id, name, description, type, resource_type_slug, permissions,
             created_at, updated_at, _env, _raw, _synced_at, _deleted_at
         )
@@ -182,6 +200,8 @@ pub(super) async fn write(
             _raw = EXCLUDED._raw,
             _synced_at = EXCLUDED._synced_at,
             _deleted_at = NULL
+        -- A tombstone may be of what was taken for another's once.
+        WHERE role.organization_id IS NOT DISTINCT FROM EXCLUDED.organization_id OR role._deleted_at IS NOT NULL
         "#,
         env,
         at,

@@ -211,6 +211,12 @@ pub(super) async fn beside(
     Ok(Vec::new())
 }
 
+/// Nothing but their user takes them along, and the list is always there.
+pub(super) const PART: Option<Kind> = None;
+pub(super) use super::whole::{
+    always_listed as may_be_unlisted, ends_nothing as end, leaves_nothing as leave,
+};
+
 /// Users of whom these answers lack a session that is active and not past its time in the mirror, and that no event says
 /// the end of.
 pub(super) async fn lacking(
@@ -374,6 +380,26 @@ pub(super) async fn dependants(
     _live: bool,
 ) -> sqlx::Result<Vec<(String, ObjectRef)>> {
     Ok(Vec::new())
+}
+
+/// Whose session it is.
+pub(super) async fn key_of(
+    connection: &mut PgConnection,
+    env: &str,
+    id: &str,
+) -> sqlx::Result<Option<String>> {
+    let user = sqlx::query_scalar!(
+        r#"
+        SELECT user_id
+        FROM workos.sessions
+        WHERE _env = $1 AND id = $2
+        "#,
+        env,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(user.flatten())
 }
 
 /// The users among these who have sessions, live ones or tombstones.

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
+use shared::event::Member;
+use shared::id::ObjectRef;
+use sqlx::PgConnection;
 
 use super::columns::{Change, Fields};
 
@@ -30,6 +34,38 @@ pub(super) fn members(mut fields: Fields) -> impl Iterator<Item = (String, Field
         }
         _ => None,
     })
+}
+
+/// Whether WorkOS may refuse to list a relation of a kind that it always lists.
+pub(super) const fn always_listed(_owner: &str) -> bool {
+    false
+}
+
+/// What an answer lacks of a kind of relation whose answers are taken as they are.
+pub(super) async fn lacks_nothing<R>(
+    _connection: &mut PgConnection,
+    _at: DateTime<Utc>,
+    _rows: &[&R],
+) -> sqlx::Result<Vec<String>> {
+    Ok(Vec::new())
+}
+
+/// What ends in relations whose members end by an answer.
+pub(super) async fn ends_nothing(
+    _connection: &mut PgConnection,
+    _at: DateTime<Utc>,
+    _relations: &[(&ObjectRef, &[Member])],
+) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+    Ok(Vec::new())
+}
+
+/// What goes from relations whose members go by themselves.
+pub(super) async fn leaves_nothing(
+    _connection: &mut PgConnection,
+    _at: DateTime<Utc>,
+    _gone: &[String],
+) -> sqlx::Result<Vec<(String, String)>> {
+    Ok(Vec::new())
 }
 
 /// What was there and what is, by member.

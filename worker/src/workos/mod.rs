@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use shared::clock;
 use shared::config::Secret;
 use shared::id::ObjectRef;
 use tokio::sync::Semaphore;
@@ -25,9 +27,10 @@ use places::Places;
 use tokio::sync::watch;
 
 use crate::failure::Failure;
+use crate::listing;
 use crate::metrics::Metrics;
 use crate::object::{self, Misread, Record};
-use crate::{backoff, crash, listing};
+use crate::{backoff, crash};
 
 /// Whole time of a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -178,6 +181,14 @@ impl WorkOs {
 
     /// A failure with the blame where it belongs: if WorkOS answers nobody, nobody asks until it does.
     async fn blame(&self, failure: Failure, before: u64) -> Failure {
+        let hints_at_an_outage = matches!(
+            failure,
+            Failure::KeyRefused | Failure::ServerFault { .. } | Failure::Unreachable | Failure::TimedOut
+        );
+        if hints_at_an_outage && let Some(rest) = self.budget.long_pause() {
+            // WorkOS wants quiet: until then nothing can be found out.
+            return Failure::RateLimited { retry_after: Some(rest) };
+        }
         match self.health.fault(failure, before, self.probe()).await {
             Fault::Own(failure) | Fault::Known(failure) => failure,
             Fault::Found(failure) => {
@@ -194,7 +205,8 @@ impl WorkOs {
                     let mut attempt = 1;
                     loop {
                         tokio::time::sleep(backoff::probe(attempt)).await;
-                        if this.health.probed(this.probe().await) {
+                        // A pause that WorkOS asked for says nothing of how it is by now.
+                        if this.budget.long_pause().is_none() && this.health.probed(this.probe().await) {
                             break;
                         }
                         attempt += 1;
@@ -436,10 +448,15 @@ fn speaks_for_workos(body: &[u8]) -> bool {
     body.is_empty() || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body).is_ok()
 }
 
-/// `Retry-After` in seconds. WorkOS documents neither its presence nor its form; its SDKs read
-/// seconds.
+/// `Retry-After`. WorkOS documents neither its presence nor its form; its SDKs read seconds. HTTP allows a date, and
+/// proxies write fractions.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some((DateTime::<Utc>::from(date) - clock::now()).to_std().unwrap_or_default())
 }
 
 /// The status as a label of a metric: a small fixed set.
@@ -452,5 +469,28 @@ fn metric_label(status: StatusCode) -> &'static str {
         429 => "429",
         500..=599 => "5xx",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks_for(value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, value.parse().expect("a header"));
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn retry_after_is_seconds_a_fraction_or_a_date() {
+        assert_eq!(asks_for("7"), Some(Duration::from_secs(7)));
+        assert_eq!(asks_for(" 1.5 "), Some(Duration::from_millis(1_500)));
+        assert_eq!(asks_for("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let date = httpdate::fmt_http_date((clock::now() + Duration::from_secs(90)).into());
+        assert!(asks_for(&date).is_some_and(|rest| rest > Duration::from_secs(30)));
+        for nonsense in ["", "soon", "-3", "NaN", "1e300"] {
+            assert_eq!(asks_for(nonsense), None, "{nonsense}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Every check that CI runs, in the order in which they are quick.
 
 use std::fs::{self, Permissions};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -33,11 +34,7 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
     find::postgres()?;
     find::nats()?;
 
-    let before = [
-        check("formatting", "cargo fmt --all --check"),
-        check("lints", "cargo clippy --quiet --workspace --all-targets -- -D warnings"),
-    ];
-    if !all(&before)? || !queries_are_committed().await? {
+    if !all(&[check("formatting", "cargo fmt --all --check")])? || !lints_and_queries_pass().await? {
         return Ok(Exit::No);
     }
     let Some(deny) = cargo_deny()? else { return Ok(Exit::No) };
@@ -49,7 +46,11 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
             env: vec![("RUSTDOCFLAGS", "-D warnings".to_owned())],
             ..check("documentation", "cargo doc --quiet --workspace --no-deps")
         },
-        check("tests", "cargo test --workspace"),
+        Check {
+            // Stories mostly wait for their servers.
+            env: vec![("RUST_TEST_THREADS", (2 * cores()).to_string())],
+            ..check("tests", "cargo test --workspace")
+        },
     ];
     // Where the unprivileged user that servers run as can reach it, wherever this checkout is.
     let reachable = tempfile::Builder::new()
@@ -61,7 +62,10 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
         let copy = reachable.path().join("nats-server");
         fs::copy(&newest, &copy).context("failed to copy the newest NATS server")?;
         after.push(Check {
-            env: vec![("NATS_SERVER_BIN", copy.display().to_string())],
+            env: vec![
+                ("NATS_SERVER_BIN", copy.display().to_string()),
+                ("RUST_TEST_THREADS", (2 * cores()).to_string()),
+            ],
             ..check(
                 "the broker's stories on the newest NATS",
                 &format!("cargo test --workspace --test it -- {BROKER_STORIES}"),
@@ -132,18 +136,25 @@ impl Check {
     }
 }
 
-async fn queries_are_committed() -> anyhow::Result<bool> {
+/// Both compile the workspace, so it is compiled once.
+async fn lints_and_queries_pass() -> anyhow::Result<bool> {
     let started = Instant::now();
-    print::heading("SQL: every query in the code against a migrated Postgres, and .sqlx as it answers");
+    print::heading(
+        "lints and SQL: clippy with warnings denied, every query against a migrated Postgres, and .sqlx as it answers",
+    );
     match queries::check().await {
-        Ok(()) => print::aside(format_args!("SQL passed in {}", seconds(started.elapsed()))),
+        Ok(()) => print::aside(format_args!("lints and SQL passed in {}", seconds(started.elapsed()))),
         Err(error) => {
-            print::heading(format_args!("SQL failed after {}", seconds(started.elapsed())));
+            print::heading(format_args!("lints or SQL failed after {}", seconds(started.elapsed())));
             print::aside(format_args!("  {error:#}"));
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// The command that runs cargo-deny. Built once, under `target/tools`, when it is not installed.

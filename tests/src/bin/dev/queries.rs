@@ -22,7 +22,7 @@ type Files = BTreeMap<String, String>;
 /// Writes `.sqlx` again.
 pub(crate) async fn write() -> anyhow::Result<Exit> {
     let place = Place::new("sqlx")?;
-    let asked = ask(&place).await?;
+    let asked = ask(&place, "-Awarnings").await?;
     let committed = committed();
     fs::create_dir_all(&committed).with_context(|| format!("failed to create {}", committed.display()))?;
     let before = read(&committed)?;
@@ -36,10 +36,10 @@ pub(crate) async fn write() -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Fails when `.sqlx` is not what the database says of the SQL in the code.
+/// Fails when the code has lints, or `.sqlx` is not what the database says of the SQL in it.
 pub(crate) async fn check() -> anyhow::Result<()> {
     let place = Place::new("sqlx")?;
-    let asked = ask(&place).await?;
+    let asked = ask(&place, "-Dwarnings").await?;
     let committed = read(&committed())?;
     let mut problems = Vec::new();
     for (name, query) in &asked {
@@ -58,8 +58,9 @@ pub(crate) async fn check() -> anyhow::Result<()> {
     bail!(".sqlx is not up to date, run `deploy/dev sqlx`:\n    {}", problems.join("\n    "))
 }
 
-/// Compiles against a migrated database, and returns what the database says of each query.
-async fn ask(place: &Place) -> anyhow::Result<Files> {
+/// Compiles against a migrated database, and returns what the database says of each query. `warnings` says what they
+/// mean.
+async fn ask(place: &Place, warnings: &str) -> anyhow::Result<Files> {
     let postgres = Postgres::start(&place.room("postgres")?, Durability::Volatile).await?;
     postgres.create_database("queries").await?;
     let url = postgres.url("queries");
@@ -72,14 +73,17 @@ async fn ask(place: &Place) -> anyhow::Result<Files> {
     // is called with another argument, and leaves the dependencies alone.
     let once = format!("--cfg=asked_{}", postgres.port());
     let status = binaries::cargo()
-        .args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Awarnings", &once])
+        .args(["clippy", "--quiet", "--workspace", "--all-targets", "--", warnings, &once])
         .env("SQLX_OFFLINE", "false")
         .env("DATABASE_URL", &url)
         .env("SQLX_OFFLINE_DIR", &answers)
         .status()
         .context("failed to run cargo clippy")?;
     if !status.success() {
-        bail!("the code does not compile against the migrated database");
+        bail!(
+            "the code does not compile against the migrated database, or has lints: \
+             cargo clippy --workspace --all-targets -- -D warnings"
+        );
     }
     read(&answers)
 }

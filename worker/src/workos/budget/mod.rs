@@ -161,6 +161,12 @@ impl Budget {
         Ok(())
     }
 
+    /// What is left of a pause that is not sat out.
+    #[must_use]
+    pub fn long_pause(&self) -> Option<Duration> {
+        self.pause_left().filter(|rest| *rest > WORTH_WAITING)
+    }
+
     /// What is left of a pause. When it is over the buckets are empty, so that nobody comes all at once.
     fn pause_left(&self) -> Option<Duration> {
         let mut paused = lock(&self.paused_until);
