@@ -332,10 +332,18 @@ async fn a_key_that_was_revoked_is_gone_at_once_and_no_stale_list_brings_it_back
         sim.post(&told).await.expect("a delivery");
         world.settled().await;
         assert_eq!(outcome(&world, &told).await.as_deref(), Some("unchanged"));
+        assert!(world.row(Kind::ApiKey, &revoked).await.is_none());
+        // Nor when something else in it is news.
+        sqlx::query("UPDATE workos.api_keys SET name = 'Another' WHERE id = $1")
+            .bind(&stays)
+            .execute(world.pool())
+            .await
+            .expect("the mirror");
         world.worker_command(&["sync", "api_key", &format!("{of_type}/{owner}")]).await;
         world.worker_command(&["backfill", "--only", "api_keys", "--restart"]).await;
         assert!(world.row(Kind::ApiKey, &revoked).await.is_none());
-        assert!(world.row(Kind::ApiKey, &stays).await.is_some());
+        let row = world.row(Kind::ApiKey, &stays).await.expect("it is there");
+        assert_eq!(row["name"], "Key", "the list was taken");
         sim.stop_lists(false);
     }
     world.assert_in_step().await;
