@@ -372,6 +372,9 @@ async fn what_a_replay_left_undone_may_be_discarded() {
         .expect("the actions");
         assert_eq!(actions, ["replayed", "discarded"]);
     }
+    let told = world.worker_command(&["explain", &users[0].1]).await.success().expect("an explanation");
+    assert!(told.contains("replayed by") && told.contains("discarded by"), "{told}");
+    assert!(told.contains("next: nothing is open"), "there is nothing left to be replayed: {told}");
     assert_eq!(letters(&world).await, Vec::<Value>::new());
 }
 

@@ -18,7 +18,7 @@ pub struct ExplainArguments {
     id: String,
 }
 
-/// Events and changes that are shown, the newest ones; older ones are counted.
+/// Events that are shown: those that are dead or open, and then the newest; others are counted. And of changes the newest.
 const SHOWN: i64 = 100;
 
 /// Prints what the guard, the ledger, the audit log and the record of replays know.
@@ -58,7 +58,11 @@ pub async fn explain(config: RecordsConfig, arguments: ExplainArguments) -> anyh
     for (at, line) in &lines {
         println!("{}  {line}", at.format("%Y-%m-%d %H:%M:%S%.3f"));
     }
-    println!("\n{}", next_step(&objects, &events));
+    let left_out = events.first().map_or(0, |event| event.of_all - SHOWN).max(0);
+    if left_out > 0 {
+        println!("and {left_out} older events");
+    }
+    println!("\n{}", next_step(&objects, &events, &actions));
     Ok(Exit::Success)
 }
 
@@ -88,8 +92,17 @@ impl<'a> Meant<'a> {
 }
 
 /// What a person could do now.
-fn next_step(objects: &[Object], events: &[Event]) -> String {
-    if let Some(dead) = events.iter().find(|event| event.outcome.as_deref() == Some("dead")) {
+fn next_step(objects: &[Object], events: &[Event], actions: &[Action]) -> String {
+    // The newest first: what was discarded stays dead, and there is no dead letter to be replayed.
+    let discarded = |event: &Event| {
+        actions
+            .iter()
+            .find(|action| action.event_id == event.id)
+            .is_some_and(|action| action.done == "discarded")
+    };
+    if let Some(dead) =
+        events.iter().find(|event| event.outcome.as_deref() == Some("dead") && !discarded(event))
+    {
         return format!(
             "next: the event {} is dead; `worker dlq replay --id {}` asks again",
             dead.id, dead.id
@@ -184,6 +197,8 @@ struct Event {
     reason: Option<String>,
     fence: Option<i64>,
     settled_at: Option<DateTime<Utc>>,
+    /// How many there are in all.
+    of_all: i64,
 }
 
 impl Event {
@@ -222,7 +237,7 @@ async fn events(pool: &PgPool, meant: &Meant<'_>) -> sqlx::Result<Vec<Event>> {
         Event,
         r#"
         SELECT id, type AS kind, first_channel, created_at, received_at, webhook_at, tail_at, attempts,
-               outcome, reason, fence, settled_at
+               outcome, reason, fence, settled_at, count(*) OVER () AS "of_all!"
         FROM workos_sync.events
         WHERE env = $1
           AND (
@@ -230,7 +245,7 @@ async fn events(pool: &PgPool, meant: &Meant<'_>) -> sqlx::Result<Vec<Event>> {
                 OR object_id = $2
                 OR (object_id = ANY($4) AND (kind, object_id) IN (SELECT * FROM unnest($3::text[], $4::text[])))
               )
-        ORDER BY received_at DESC
+        ORDER BY (outcome IS NULL OR outcome = 'dead') DESC, received_at DESC
         LIMIT $5
         "#,
         meant.env,
