@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -83,25 +84,18 @@ pub async fn oldest_pending(
     jetstream: &jetstream::Context,
     env: &str,
 ) -> anyhow::Result<Option<DateTime<Utc>>> {
-    let in_ledger: Option<DateTime<Utc>> = sqlx::query_scalar(
-        "SELECT min(received_at) FROM workos_sync.events WHERE env = $1 AND outcome IS NULL",
-    )
-    .bind(env)
-    .fetch_one(pool)
-    .await
-    .context("failed to read the ledger")?;
+    let in_ledger = open(pool, env).await.context("failed to read the ledger")?.oldest_at;
     let stream = jetstream
         .get_stream_no_info(subject::EVENTS_STREAM)
         .await
         .with_context(|| format!("failed to open the stream {}", subject::EVENTS_STREAM))?;
-    let consumer = stream
-        .consumer_info(subject::worker_consumer(env))
-        .await
-        .context("failed to ask the broker about the consumer")?;
-    if consumer.num_pending == 0 && consumer.num_ack_pending == 0 {
-        return Ok(in_ledger);
-    }
-    let first = consumer.ack_floor.stream_sequence + 1;
+    let first = match stream.consumer_info(subject::worker_consumer(env)).await {
+        Ok(consumer) if consumer.num_pending == 0 && consumer.num_ack_pending == 0 => return Ok(in_ledger),
+        Ok(consumer) => consumer.ack_floor.stream_sequence + 1,
+        // Before the first worker ran there is no consumer, and everything waits.
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => 1,
+        Err(error) => return Err(error).context("failed to ask the broker about the consumer"),
+    };
     let in_stream = match stream.get_first_raw_message_by_subject(subject::events_of(env), first).await {
         Ok(message) => Some(message.time),
         // Settled meanwhile.

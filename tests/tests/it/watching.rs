@@ -26,6 +26,9 @@ async fn the_oldest_event_that_waits_has_its_age_shown() {
         .expect("a delivery");
     hold.reached().await;
     world.eventually("an event that waits", async || (oldest().await > 0.0).then_some(())).await;
+    let told = world.worker_command(&["status", "--format", "json"]).await.success().expect("a status");
+    let status: Value = serde_json::from_str(&told).expect("JSON");
+    assert!(status["broker"]["oldest_pending_at"].is_string(), "{told}");
     hold.release();
     world.settled().await;
     world.eventually("nothing to wait", async || (oldest().await == 0.0).then_some(())).await;

@@ -47,6 +47,8 @@ struct Queue {
     durability: String,
     waiting: u64,
     in_hand: usize,
+    /// Since when the oldest event waits that has no outcome.
+    oldest_pending_at: Option<DateTime<Utc>>,
     dead_letters: u64,
 }
 
@@ -82,7 +84,7 @@ pub async fn status(config: DeadLetterConfig, arguments: StatusArguments) -> any
         eprintln!("Postgres does not answer at DATABASE_URL; start it or correct the address");
         return Ok(Exit::Unavailable);
     }
-    let broker = match tokio::time::timeout(PATIENCE, queue(&config)).await {
+    let broker = match tokio::time::timeout(PATIENCE, queue(&config, &pool)).await {
         Ok(Ok(queue)) => Some(queue),
         Ok(Err(error)) => {
             eprintln!("{error:#}");
@@ -113,7 +115,12 @@ impl Status {
         println!("environment       {}", self.env);
         match &self.broker {
             Some(queue) => {
-                println!("waiting           {} in the stream, {} in hand", queue.waiting, queue.in_hand);
+                let oldest =
+                    queue.oldest_pending_at.map(|at| format!(", the oldest since {at}")).unwrap_or_default();
+                println!(
+                    "waiting           {} in the stream, {} in hand{oldest}",
+                    queue.waiting, queue.in_hand
+                );
                 println!(
                     "dead letters      {}{}",
                     queue.dead_letters,
@@ -164,7 +171,7 @@ impl Status {
     }
 }
 
-async fn queue(config: &DeadLetterConfig) -> anyhow::Result<Queue> {
+async fn queue(config: &DeadLetterConfig, pool: &PgPool) -> anyhow::Result<Queue> {
     let client = broker::connect(&config.broker, "workos-sync worker status", &Readiness::default()).await?;
     while client.connection_state() != State::Connected {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -172,9 +179,16 @@ async fn queue(config: &DeadLetterConfig) -> anyhow::Result<Queue> {
     let jetstream = jetstream::new(client);
     let facts = broker::ensure_events(&jetstream, config.broker.replicas).await?;
     let Waiting { waiting, in_hand } = standing::waiting(&jetstream, &config.env).await?;
+    let oldest_pending_at = standing::oldest_pending(pool, &jetstream, &config.env).await?;
     let letters = DeadLetters::new(&config.env, jetstream);
     letters.ensure(config.broker.replicas).await?;
-    Ok(Queue { durability: facts.durability(), waiting, in_hand, dead_letters: letters.depth().await? })
+    Ok(Queue {
+        durability: facts.durability(),
+        waiting,
+        in_hand,
+        oldest_pending_at,
+        dead_letters: letters.depth().await?,
+    })
 }
 
 async fn ledger(pool: &PgPool, env: &str) -> sqlx::Result<Ledger> {
