@@ -37,10 +37,11 @@ pub struct Page {
 /// The path of a page of the list at `path`, the first or the one after a cursor.
 #[must_use]
 pub fn paged(path: &str, after: Option<&str>) -> String {
+    let (path, fragment) = path.split_at(path.find('#').unwrap_or(path.len()));
     let joint = if path.contains('?') { '&' } else { '?' };
     let cursor = after.map(|after| format!("&after={}", utf8_percent_encode(after, NON_ALPHANUMERIC)));
     let cursor = cursor.unwrap_or_default();
-    format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}")
+    format!("{path}{joint}limit={PER_PAGE}&order=asc{cursor}{fragment}")
 }
 
 /// Asks for a page of the list at `path`, oldest objects first, so that a cursor keeps its meaning while new
@@ -254,6 +255,15 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_page_is_asked_for_before_what_only_the_budget_reads() {
+        assert_eq!(
+            paged("/directory_users?group=g#directory=d", Some("a&b")),
+            "/directory_users?group=g&limit=100&order=asc&after=a%26b#directory=d"
+        );
+        assert_eq!(paged("/organizations", None), "/organizations?limit=100&order=asc");
+    }
 
     #[test]
     fn a_rate_limit_is_waited_out_however_long() {

@@ -79,7 +79,8 @@ pub(super) const LISTED: Listed = Listed::Composed(
     Kind::Directory,
     Composition {
         groups: (Kind::DirectoryGroup, "/directory_groups?directory={}"),
-        members: "/directory_users?group={}",
+        // What this counts against, the path itself does not say.
+        members: "/directory_users?group={}#directory={holder}",
     },
 );
 

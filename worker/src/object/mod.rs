@@ -98,7 +98,8 @@ impl Listed {
 pub struct Composition {
     /// The kind of the groups, and their list, with `{}` for the id of what holds them.
     pub groups: (Kind, &'static str),
-    /// The list of what is in one of them, with `{}` for its id and `{holder}` for the id of what holds it.
+    /// The list of what is in one of them, with `{}` for its id and `{holder}` for the id of what holds it. What follows
+    /// `#` is for the rate budget and not for WorkOS.
     pub members: &'static str,
 }
 

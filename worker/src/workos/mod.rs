@@ -367,6 +367,7 @@ impl WorkOs {
         let _permit = self.in_flight[lane as usize].acquire().await.map_err(|_| Failure::Unreachable)?;
         let waited = self.budget.admit(path, lane).await?;
         self.metrics.rate_limit_wait(waited);
+        let path = path.split_once('#').map_or(path, |(path, _for_the_budget)| path);
         // Relative to a base that is parsed already: a host is not cheap to parse.
         let url = self.base.join(path.trim_start_matches('/')).map_err(|_| Failure::Unreachable)?;
         let response = match self.client.get(url).send().await {

@@ -70,7 +70,7 @@ pub(super) fn of(path: &str) -> Vec<Limit> {
     let mut limits = Vec::with_capacity(2);
     limits.push(Limit::Everything);
     if let Some(query) = path.strip_prefix("/directory_users?") {
-        let directory = query.split('&').find_map(|pair| pair.strip_prefix("directory="));
+        let directory = query.split(['&', '#']).find_map(|pair| pair.strip_prefix("directory="));
         limits.extend(directory.map(|id| Limit::Directory(id.to_owned())));
     } else if path.starts_with("/user_management/") {
         limits.push(Limit::UserManagement);
@@ -99,6 +99,11 @@ mod tests {
         assert_eq!(
             of("/directory_users?directory=directory_1&limit=100"),
             [Limit::Everything, Limit::Directory("directory_1".to_owned())]
+        );
+        assert_eq!(
+            of("/directory_users?group=directory_group_1&limit=100#directory=directory_1"),
+            [Limit::Everything, Limit::Directory("directory_1".to_owned())],
+            "who is in a group counts against its directory"
         );
         assert_eq!(of("/directory_users/directory_user_1"), [Limit::Everything]);
     }
