@@ -17,8 +17,8 @@ use crate::{print, queries};
 const CARGO_DENY: &str = "0.20.2";
 
 /// Stories that would notice what one broker does and another does not.
-const BROKER_STORIES: &str = "main_path:: groups:: order:: crash:: privacy:: services:: convergence:: tail:: dead_letters:: \
-     immediate::with";
+const BROKER_STORIES: &str = "main_path:: groups:: order:: crash:: privacy:: services:: tail:: dead_letters:: immediate::with \
+     convergence::on_the_worst_of_days_the_mirror";
 
 /// A check that is one command.
 struct Check {
