@@ -106,6 +106,17 @@ async fn an_event_that_kills_the_worker_becomes_a_dead_letter_and_its_neighbours
     assert_eq!((letters[0]["reason"].as_str(), &letters[0]["event"]["id"]), (Some("crash"), &json!(event)));
     assert_eq!(letters[0]["attempts"], ATTEMPTS);
     assert_eq!(outcomes(&world).await, [("applied".into(), 30), ("dead".into(), 1)]);
+    // Told once the ledger says so.
+    world
+        .eventually("a count", async || {
+            let metrics = world.worker_metrics(0).await;
+            (metrics.value("workos_sync_dead_letters_total", &[("reason", "crash")]) > 0.0).then_some(())
+        })
+        .await;
+    let log = world.worker(0).logs();
+    let told: Vec<&str> =
+        log.lines().filter(|line| line.contains("ERROR") && line.contains(&event)).collect();
+    assert!(told.len() == 1 && told[0].contains("reason=crash"), "{told:#?}");
 
     world.worker(0).terminate().await.expect("the worker leaves");
     world.worker(0).set("SYNC_CRASH_ON", "");
