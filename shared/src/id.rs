@@ -118,13 +118,6 @@ impl Kind {
             _ => true,
         }
     }
-
-    /// Whether it is a relation that is only answered as a whole: everything that belongs to one object, whose id is the
-    /// id.
-    #[must_use]
-    pub const fn is_relation(self) -> bool {
-        matches!(self, Self::DirectoryGroupMembership | Self::GroupMembership | Self::Session | Self::ApiKey)
-    }
 }
 
 impl fmt::Display for Kind {

@@ -25,10 +25,12 @@ pub struct TelemetryConfig {
     pub format: LogFormat,
     /// `RUST_LOG`, by default `info`.
     pub filter: String,
+    /// Whether `OTEL_EXPORTER_OTLP_ENDPOINT` is set: somebody expects traces.
+    pub expects_traces: bool,
 }
 
 impl TelemetryConfig {
-    /// Reads `LOG_FORMAT` and `RUST_LOG`.
+    /// Reads `LOG_FORMAT`, `RUST_LOG` and whether traces are expected.
     pub fn read(settings: &mut Settings) -> Result<Self, Noted> {
         let filter =
             settings.parsed("RUST_LOG", "info", "a filter such as info or worker=debug,info", |value| {
@@ -40,7 +42,8 @@ impl TelemetryConfig {
             "text" => Some(LogFormat::Text),
             _ => None,
         });
-        Ok(Self { format: format?, filter: filter? })
+        let expects_traces = settings.optional("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
+        Ok(Self { format: format?, filter: filter?, expects_traces })
     }
 }
 
@@ -56,6 +59,12 @@ pub fn init(config: &TelemetryConfig) {
         .with_writer(std::io::stderr);
     // A second initialization (a test in the same process) keeps the first.
     let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    if config.expects_traces {
+        tracing::warn!(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version sends no spans; the trace context of a request \
+             travels in the headers of its message"
+        );
+    }
 }
 
 /// A W3C trace context: who asked, in a form that other systems join.

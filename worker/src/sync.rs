@@ -409,7 +409,7 @@ impl Sync {
                 Some(known) if fallen.contains(object) => match known.deleted_by {
                     Some(by) => by == DeletedBy::Cascade,
                     // Only a part of a relation fell.
-                    None => object.kind.is_relation(),
+                    None => kinds::is_relation(object.kind),
                 },
                 // What an event declared deleted stays so; what only an answer or a parent took may be back.
                 Some(known) => match known.deleted_by {
@@ -995,8 +995,11 @@ fn orphans<'a>(
         .filter_map(|entry| {
             let Verdict::Present(record) = &entry.verdict else { return None };
             // What is at the other side of a relation takes its part along, not the whole.
-            let parents =
-                if entry.object.kind.is_relation() { &record.parents[..1] } else { &record.parents[..] };
+            let parents = if kinds::is_relation(entry.object.kind) {
+                &record.parents[..1]
+            } else {
+                &record.parents[..]
+            };
             let gone = parents.iter().find(|parent| {
                 buried.contains(parent) || state.get(*parent).is_some_and(|known| known.deleted_by.is_some())
             })?;

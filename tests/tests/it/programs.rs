@@ -25,6 +25,15 @@ async fn a_worker_without_settings_names_each_and_exits_2() {
 }
 
 #[tokio::test]
+async fn who_expects_traces_is_told_that_none_are_sent() {
+    let world = World::builder().without_programs().start().await;
+    let expecting = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")];
+    let ended = world.worker_command_with(&["migrate"], &expecting).await;
+    assert_eq!(ended.code(), Some(0));
+    assert!(ended.stderr.contains("sends no spans"), "{}", ended.stderr);
+}
+
+#[tokio::test]
 async fn a_worker_refuses_to_run_without_migrations_and_names_the_command() {
     let world = World::builder().without_programs().start().await;
     for statement in ["DROP SCHEMA workos CASCADE", "DROP SCHEMA workos_sync CASCADE"] {

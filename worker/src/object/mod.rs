@@ -471,6 +471,13 @@ macro_rules! kinds {
             }
         }
 
+        /// Whether it is a relation that is only answered as a whole: everything that belongs to one object, whose id
+        /// is the id.
+        #[must_use]
+        pub const fn is_relation(kind: Kind) -> bool {
+            match kind { $( Kind::$kind => whole!($( $whole )?; false, true), )+ }
+        }
+
         /// The kinds of objects that a relation may belong to.
         const fn owners(kind: Kind) -> &'static [Kind] {
             match kind { $( Kind::$kind => whole!($( $whole )?; &[], $module::OWNERS), )+ }

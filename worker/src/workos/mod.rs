@@ -310,7 +310,7 @@ impl WorkOs {
 
     /// Asks for one object; `None` is 404.
     async fn get(&self, object: &ObjectRef, lane: Lane) -> Result<Option<Vec<Record>>, Failure> {
-        if object.kind.is_relation() {
+        if object::is_relation(object.kind) {
             return self.get_whole(object, lane).await;
         }
         let holder = self.places.holder(object);
