@@ -39,9 +39,7 @@ impl<'a> ByList<'a> {
     /// told. The fence of the questions must have been taken before. A list that cannot be read answers nothing.
     pub async fn answer(self, sync: &Sync, wishes: &mut BTreeMap<ObjectRef, Wish>, now: DateTime<Utc>) {
         let mut lists = Vec::new();
-        for ((kind, organization), mut objects) in self.0 {
-            objects.sort_unstable();
-            objects.dedup();
+        for ((kind, organization), objects) in self.0 {
             let questions: BTreeMap<&ObjectRef, &Wish> = objects
                 .iter()
                 .filter_map(|object| wishes.get_key_value(object))
