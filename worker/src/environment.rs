@@ -5,6 +5,7 @@ use shared::id::{Kind, ObjectRef};
 
 use crate::backfill::live;
 use crate::listing::{Interruption, Patience};
+use crate::object;
 use crate::sync::Sync;
 use crate::workos::Answer;
 
@@ -16,7 +17,7 @@ const FEW: usize = 5;
 /// Asks for some live rows before lists are read: `Err` when WorkOS has none of them.
 pub async fn check(sync: &Sync, patience: &Patience) -> Result<(), Interruption> {
     let mut missing = 0;
-    for kind in [Kind::Organization, Kind::User] {
+    for kind in tried() {
         let rows = patience.postgres(|| live(sync, kind, "")).await?;
         let step = rows.len().div_ceil(TRIED).max(1);
         for id in rows.into_iter().step_by(step) {
@@ -29,4 +30,19 @@ pub async fn check(sync: &Sync, patience: &Patience) -> Result<(), Interruption>
         }
     }
     if missing < FEW { Ok(()) } else { Err(Interruption::OtherEnvironment(missing)) }
+}
+
+/// The kinds that are tried: what hangs on nothing. A slug says nothing, another environment may have it too.
+fn tried() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| object::hangs_on(*kind).is_empty() && !object::reuses_keys(*kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_tried_is_of_this_environment_alone_and_is_there_by_itself() {
+        assert_eq!(tried().collect::<Vec<_>>(), [Kind::Organization, Kind::User]);
+    }
 }

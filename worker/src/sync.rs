@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use shared::clock;
 use shared::event::{Event, Member};
-use shared::id::{Kind, ObjectRef};
+use shared::id::ObjectRef;
 use sqlx::{PgConnection, PgPool};
 
 use crate::database::{self, Trouble};
@@ -286,7 +286,7 @@ impl Sync {
         let mut suspicions: Vec<(ObjectRef, ObjectRef)> = Vec::new();
         while !frontier.is_empty() || !told.is_empty() {
             let mut parents: HashSet<ObjectRef> = HashSet::new();
-            let mut organizations: Vec<(ObjectRef, HashSet<ObjectRef>)> = Vec::new();
+            let mut containers: HashMap<ObjectRef, HashSet<ObjectRef>> = HashMap::new();
             let mut revived: Vec<ObjectRef> = Vec::new();
             self.place(&frontier).await?;
             let (again, first): (Vec<ObjectRef>, Vec<ObjectRef>) =
@@ -310,9 +310,9 @@ impl Sync {
                     let all =
                         record.parents.iter().chain(reply.embedded.iter().flat_map(|came| &came.parents));
                     parents.extend(all.filter(came).cloned());
-                    if record.object.kind == Kind::Organization {
-                        let listed = reply.embedded.iter().map(|record| record.object.clone()).collect();
-                        organizations.push((record.object.clone(), listed));
+                    if kinds::is_container(record.object.kind) {
+                        let contained = reply.embedded.iter().map(|record| record.object.clone()).collect();
+                        containers.insert(record.object.clone(), contained);
                     }
                     if entry.known.as_ref().is_some_and(|known| known.deleted_by.is_some()) {
                         revived.push(record.object.clone());
@@ -321,7 +321,7 @@ impl Sync {
                 }
             }
             self.doubt(&mut entries, now).await?;
-            let suspects = self.suspects(&organizations).await?;
+            let suspects = self.suspects(&containers).await?;
             revived.extend(self.revived_along(&mut looked_up, &embedded).await?);
             let fallen = self.fallen(&revived).await?;
             frontier = self.next_questions(&mut entries, parents, &suspects, fallen).await?;
@@ -426,7 +426,7 @@ impl Sync {
         Ok(questions)
     }
 
-    /// Groups that came along with answers and were taken for gone: others were in them too.
+    /// Parts of relations that came along with answers and were taken for gone: others had a part in them too.
     async fn revived_along(
         &self,
         looked_up: &mut usize,
@@ -434,20 +434,17 @@ impl Sync {
     ) -> Result<Vec<ObjectRef>, Trouble> {
         let came = embedded.get(*looked_up..).unwrap_or_default();
         *looked_up = embedded.len();
-        let groups: HashSet<&ObjectRef> = came
-            .iter()
-            .map(|record| &record.object)
-            .filter(|object| matches!(object.kind, Kind::Group | Kind::DirectoryGroup))
-            .collect();
-        if groups.is_empty() {
+        let parts: HashSet<&ObjectRef> =
+            came.iter().map(|record| &record.object).filter(|object| kinds::is_part(object.kind)).collect();
+        if parts.is_empty() {
             return Ok(Vec::new());
         }
-        let groups: Vec<&ObjectRef> = groups.into_iter().collect();
-        let known = within_time(guard::known(&self.database, &self.env, &groups)).await?;
+        let parts: Vec<&ObjectRef> = parts.into_iter().collect();
+        let known = within_time(guard::known(&self.database, &self.env, &parts)).await?;
         let revived = known
             .into_iter()
             .filter(|(_, known)| matches!(known.deleted_by, Some(DeletedBy::Answer | DeletedBy::Cascade)));
-        Ok(revived.map(|(group, _)| group).collect())
+        Ok(revived.map(|(part, _)| part).collect())
     }
 
     /// What went with these objects, which are there after all.
@@ -462,29 +459,23 @@ impl Sync {
         Ok(within_time(look).await?.into_iter().map(|(_, object)| object).collect())
     }
 
-    /// Domains that the mirror has and the answer about their organization lacks.
+    /// What the mirror has and the answer lacks that should bring it along, each with what that answer is about.
     async fn suspects(
         &self,
-        organizations: &[(ObjectRef, HashSet<ObjectRef>)],
+        containers: &HashMap<ObjectRef, HashSet<ObjectRef>>,
     ) -> Result<Vec<(ObjectRef, ObjectRef)>, Trouble> {
-        if organizations.is_empty() {
+        if containers.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<String> =
-            organizations.iter().map(|(organization, _)| organization.id.clone()).collect();
         let look = async {
             let mut connection = self.database.acquire().await?;
-            kinds::organization::domains(&mut connection, &ids, true).await
+            kinds::contained(&mut connection, &containers.keys().collect::<Vec<_>>()).await
         };
-        let domains = within_time(look).await?;
-        Ok(domains
-            .into_iter()
-            .filter_map(|(parent, domain)| {
-                let (organization, listed) =
-                    organizations.iter().find(|(organization, _)| organization.id == parent)?;
-                (!listed.contains(&domain)).then(|| (organization.clone(), domain))
-            })
-            .collect())
+        let mut contained = within_time(look).await?;
+        contained.retain(|(parent, object)| {
+            containers.get(parent).is_some_and(|brought| !brought.contains(object))
+        });
+        Ok(contained)
     }
 
     /// Writes entries in one transaction. When one of them spoils it, halves them until the bad one is
@@ -904,17 +895,17 @@ fn merge_embedded(entries: &mut BTreeMap<ObjectRef, Entry>, embedded: Vec<Record
     }
 }
 
-/// An organization whose answer lacks a domain that we have is written, but its event comes again
-/// until it is certain what became of the domain.
+/// An object whose answer lacks something that we have is written, but its event comes again until it is certain what
+/// became of that.
 fn hold_back_suspicious(entries: &mut BTreeMap<ObjectRef, Entry>, suspicions: &[(ObjectRef, ObjectRef)]) {
-    for (organization, domain) in suspicions {
-        let uncertain = entries.get(domain).and_then(|entry| match &entry.verdict {
+    for (parent, suspect) in suspicions {
+        let uncertain = entries.get(suspect).and_then(|entry| match &entry.verdict {
             Verdict::Missing => Some(Failure::Unconfirmed),
             Verdict::Wait(failure) => Some(failure.clone()),
             Verdict::Present(_) | Verdict::Gone(_) => None,
         });
         if uncertain.is_some()
-            && let Some(entry) = entries.get_mut(organization)
+            && let Some(entry) = entries.get_mut(parent)
         {
             entry.held_back = uncertain;
         }
@@ -1057,6 +1048,8 @@ impl From<database::Trouble> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use shared::id::Kind;
+
     use super::*;
 
     /// The sessions of a user, of which the answer shows none, and what the guard knows of them by now.

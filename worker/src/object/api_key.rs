@@ -476,14 +476,77 @@ pub(super) async fn bury(
     Ok(owners)
 }
 
-/// Nothing hangs on an API key.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
-pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+/// What they hang on: their owners; and an organization takes its part of what users have along.
+pub(super) const HANGS_ON: &[Kind] = OWNERS;
+
+/// The keys of these owners, as one, if some are live or some are not. What users have for an organization leaves with it:
+/// it must be asked for when the organization is there after all.
+pub(super) async fn hanging_on(
+    connection: &mut PgConnection,
+    parent: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let mut hanging = of_owners(&mut *connection, parent, ids, live).await?;
+    if parent == Kind::Organization && !live {
+        hanging.extend(left_with_organizations(connection, ids).await?);
+    }
+    Ok(hanging)
+}
+
+async fn of_owners(
+    connection: &mut PgConnection,
+    kind: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let none: &[String] = &[];
+    let (organizations, users) = if kind == Kind::User { (none, ids) } else { (ids, none) };
+    let owners = sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT coalesce(user_id, organization_id) AS "id!"
+        FROM workos.api_keys
+        WHERE (organization_id = ANY($1) OR user_id = ANY($2)) AND (_deleted_at IS NULL) = $3
+        ORDER BY 1
+        "#,
+        organizations,
+        users,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(owners
+        .into_iter()
+        .map(|owner| {
+            let keys = relation_of(Kind::ApiKey, kind, &owner).id;
+            (owner, keys)
+        })
+        .collect())
+}
+
+/// The relations of users of which a key went with one of these organizations.
+async fn left_with_organizations(
+    connection: &mut PgConnection,
+    organizations: &[String],
+) -> sqlx::Result<Vec<(String, String)>> {
+    let left = sqlx::query!(
+        r#"
+        SELECT DISTINCT key.owner_organization_id AS "organization!", key.user_id AS "user!"
+        FROM workos.api_keys AS key
+        JOIN workos.organizations AS held ON held.id = key.owner_organization_id
+        WHERE key.owner_organization_id = ANY($1)
+          AND key._deleted_at >= held._deleted_at
+          AND key._revoked_at IS NULL
+        ORDER BY 1, 2
+        "#,
+        organizations
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(left
+        .into_iter()
+        .map(|row| (row.organization, relation_of(Kind::ApiKey, Kind::User, &row.user).id))
+        .collect())
 }
 
 /// Marks the keys of users that are for organizations that are gone; returns each organization with the owners of the
@@ -512,31 +575,6 @@ pub(super) async fn leave(
         .collect())
 }
 
-/// The relations of users of which a key went with one of these organizations.
-pub(super) async fn left_with_organizations(
-    connection: &mut PgConnection,
-    organizations: &[String],
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let left = sqlx::query!(
-        r#"
-        SELECT DISTINCT key.owner_organization_id AS "organization!", key.user_id AS "user!"
-        FROM workos.api_keys AS key
-        JOIN workos.organizations AS held ON held.id = key.owner_organization_id
-        WHERE key.owner_organization_id = ANY($1)
-          AND key._deleted_at >= held._deleted_at
-          AND key._revoked_at IS NULL
-        ORDER BY 1, 2
-        "#,
-        organizations
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(left
-        .into_iter()
-        .map(|row| (row.organization, relation_of(Kind::ApiKey, Kind::User, &row.user)))
-        .collect())
-}
-
 /// What names the relation that a key is part of.
 pub(super) async fn key_of(
     connection: &mut PgConnection,
@@ -555,37 +593,6 @@ pub(super) async fn key_of(
     .fetch_optional(connection)
     .await?;
     Ok(row.and_then(|row| key(row.organization_id.as_deref(), row.user_id.as_deref())))
-}
-
-/// The owners of one kind among these who have keys, live ones or tombstones.
-pub(super) async fn owners(
-    connection: &mut PgConnection,
-    kind: Kind,
-    ids: &[String],
-    live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let none: &[String] = &[];
-    let (organizations, users) = if kind == Kind::User { (none, ids) } else { (ids, none) };
-    let owners = sqlx::query_scalar!(
-        r#"
-        SELECT DISTINCT coalesce(user_id, organization_id) AS "id!"
-        FROM workos.api_keys
-        WHERE (organization_id = ANY($1) OR user_id = ANY($2)) AND (_deleted_at IS NULL) = $3
-        ORDER BY 1
-        "#,
-        organizations,
-        users,
-        live
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(owners
-        .into_iter()
-        .map(|owner| {
-            let keys = relation_of(Kind::ApiKey, kind, &owner);
-            (owner, keys)
-        })
-        .collect())
 }
 
 #[cfg(test)]

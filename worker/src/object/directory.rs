@@ -191,29 +191,21 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on a directory: all its users and groups, live ones or tombstones.
-pub(super) async fn dependants(
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Organization];
+
+/// Those of organizations, each with its organization: live ones or tombstones.
+pub(super) async fn hanging_on(
     connection: &mut PgConnection,
+    _organization: Kind,
     ids: &[String],
     live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let users = sqlx::query!(
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
         r#"
-        SELECT id, directory_id AS "parent!"
-        FROM workos.directory_users
-        WHERE directory_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let groups = sqlx::query!(
-        r#"
-        SELECT id, directory_id AS "parent!"
-        FROM workos.directory_groups
-        WHERE directory_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        SELECT id, organization_id AS "parent!"
+        FROM workos.directories
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
         ORDER BY id
         "#,
         ids,
@@ -221,9 +213,7 @@ pub(super) async fn dependants(
     )
     .fetch_all(connection)
     .await?;
-    let users = users.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::DirectoryUser, row.id)));
-    let groups = groups.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::DirectoryGroup, row.id)));
-    Ok(users.chain(groups).collect())
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, directory_group_membership, segment};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.directory_groups`.
@@ -171,12 +171,27 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a directory group as an object: what is in it leaves it. The relations of which a part went with it are what
-/// must be asked for when it is there after all.
-pub(super) async fn dependants(
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Directory];
+
+/// Those of directories, each with its directory: live ones or tombstones.
+pub(super) async fn hanging_on(
     connection: &mut PgConnection,
+    _directory: Kind,
     ids: &[String],
     live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    if live { Ok(Vec::new()) } else { directory_group_membership::left_with_groups(connection, ids).await }
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, directory_id AS "parent!"
+        FROM workos.directory_groups
+        WHERE directory_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
 }

@@ -235,21 +235,49 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a membership.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
-pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+/// What they hang on: whose groups they are; and a group takes its part of them along.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::DirectoryUser, Kind::DirectoryGroup];
+
+/// The groups of these users, as one, if some are live or some are not. On a group nothing hangs as a whole, what
+/// is in it leaves it: the relations of which a part went with it are what must be asked for when it is there after all.
+pub(super) async fn hanging_on(
+    connection: &mut PgConnection,
+    parent: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    match parent {
+        Kind::DirectoryGroup if live => Ok(Vec::new()),
+        Kind::DirectoryGroup => left_with_groups(connection, ids).await,
+        _ => of_users(connection, ids, live).await,
+    }
+}
+
+async fn of_users(
+    connection: &mut PgConnection,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let owners = sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT directory_user_id
+        FROM workos.directory_group_memberships
+        WHERE directory_user_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY directory_user_id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(owners.into_iter().map(|owner| (owner.clone(), owner)).collect())
 }
 
 /// The relations of which a part went with one of these groups.
-pub(super) async fn left_with_groups(
+async fn left_with_groups(
     connection: &mut PgConnection,
     groups: &[String],
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+) -> sqlx::Result<Vec<(String, String)>> {
     let left = sqlx::query!(
         r#"
         SELECT membership.directory_group_id, membership.directory_user_id
@@ -262,12 +290,7 @@ pub(super) async fn left_with_groups(
     )
     .fetch_all(connection)
     .await?;
-    Ok(left
-        .into_iter()
-        .map(|row| {
-            (row.directory_group_id, ObjectRef::new(Kind::DirectoryGroupMembership, row.directory_user_id))
-        })
-        .collect())
+    Ok(left.into_iter().map(|row| (row.directory_group_id, row.directory_user_id)).collect())
 }
 
 /// It has no id of its own.

@@ -218,28 +218,29 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on a directory user: the groups it is in, as one, if some are live or some are not.
-pub(super) async fn dependants(
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Directory];
+
+/// Those of directories, each with its directory: live ones or tombstones.
+pub(super) async fn hanging_on(
     connection: &mut PgConnection,
+    _directory: Kind,
     ids: &[String],
     live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let users = sqlx::query_scalar!(
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
         r#"
-        SELECT DISTINCT directory_user_id
-        FROM workos.directory_group_memberships
-        WHERE directory_user_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY directory_user_id
+        SELECT id, directory_id AS "parent!"
+        FROM workos.directory_users
+        WHERE directory_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
         "#,
         ids,
         live
     )
     .fetch_all(connection)
     .await?;
-    Ok(users
-        .into_iter()
-        .map(|user| (user.clone(), ObjectRef::new(Kind::DirectoryGroupMembership, user)))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, group_membership, segment};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.groups`.
@@ -160,12 +160,27 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a group as an object: what is in it leaves it. The relations of which a part went with it are what
-/// must be asked for when it is there after all.
-pub(super) async fn dependants(
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Organization];
+
+/// Those of organizations, each with its organization: live ones or tombstones.
+pub(super) async fn hanging_on(
     connection: &mut PgConnection,
+    _organization: Kind,
     ids: &[String],
     live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    if live { Ok(Vec::new()) } else { group_membership::left_with_groups(connection, ids).await }
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, organization_id AS "parent!"
+        FROM workos.groups
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
 }

@@ -241,21 +241,49 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a membership.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
-pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+/// What they hang on: whose groups they are; and a group takes its part of them along.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::OrganizationMembership, Kind::Group];
+
+/// The groups of these memberships, as one, if some are live or some are not. On a group nothing hangs as a whole, what
+/// is in it leaves it: the relations of which a part went with it are what must be asked for when it is there after all.
+pub(super) async fn hanging_on(
+    connection: &mut PgConnection,
+    parent: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    match parent {
+        Kind::Group if live => Ok(Vec::new()),
+        Kind::Group => left_with_groups(connection, ids).await,
+        _ => of_memberships(connection, ids, live).await,
+    }
+}
+
+async fn of_memberships(
+    connection: &mut PgConnection,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let owners = sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT organization_membership_id
+        FROM workos.group_memberships
+        WHERE organization_membership_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY organization_membership_id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(owners.into_iter().map(|owner| (owner.clone(), owner)).collect())
 }
 
 /// The relations of which a part went with one of these groups.
-pub(super) async fn left_with_groups(
+async fn left_with_groups(
     connection: &mut PgConnection,
     groups: &[String],
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
+) -> sqlx::Result<Vec<(String, String)>> {
     let left = sqlx::query!(
         r#"
         SELECT membership.group_id, membership.organization_membership_id
@@ -268,10 +296,7 @@ pub(super) async fn left_with_groups(
     )
     .fetch_all(connection)
     .await?;
-    Ok(left
-        .into_iter()
-        .map(|row| (row.group_id, ObjectRef::new(Kind::GroupMembership, row.organization_membership_id)))
-        .collect())
+    Ok(left.into_iter().map(|row| (row.group_id, row.organization_membership_id)).collect())
 }
 
 /// It has no id of its own.

@@ -188,12 +188,27 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on an invitation.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
-pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Organization];
+
+/// Those of organizations, each with its organization: live ones or tombstones.
+pub(super) async fn hanging_on(
+    connection: &mut PgConnection,
+    _organization: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, organization_id AS "parent!"
+        FROM workos.invitations
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
 }

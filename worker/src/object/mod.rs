@@ -1,6 +1,6 @@
 //! The kinds of objects, one file each, always in the same order: its columns, where WorkOS keeps
-//! it, how an answer is read, what the mirror has, how it is written, how it is buried, what it takes
-//! along.
+//! it, how an answer is read, what the mirror has, how it is written, how it is buried, what it hangs
+//! on.
 //!
 //! A new kind is its file, one line in the list below, and its line in `shared::id::Kind`. One that is known by its slug
 //! says so there, because a slug may be used again: its file also says what an answer is known by.
@@ -587,23 +587,26 @@ macro_rules! kinds {
             Ok(buried)
         }
 
-        /// What hangs on these objects, each with its parent: the live rows, or the tombstones.
-        pub async fn dependants(
+        /// The kinds of objects that one of a kind hangs on.
+        #[must_use]
+        pub const fn hangs_on(kind: Kind) -> &'static [Kind] {
+            match kind { $( Kind::$kind => $module::HANGS_ON, )+ }
+        }
+
+        /// What of a kind hangs on these objects of another, each by the id of its parent.
+        async fn hanging_on(
             connection: &mut PgConnection,
-            objects: &[&ObjectRef],
+            kind: Kind,
+            parent: Kind,
+            ids: &[String],
             live: bool,
-        ) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
-            let mut dependants = Vec::new();
-            $(
-                let ids = ids_of(objects, Kind::$kind);
-                if !ids.is_empty() {
-                    let of_kind = $module::dependants(&mut *connection, &ids, live).await?;
-                    dependants.extend(
-                        of_kind.into_iter().map(|(parent, object)| (ObjectRef::new(Kind::$kind, parent), object)),
-                    );
-                }
-            )+
-            Ok(dependants)
+        ) -> sqlx::Result<Vec<(String, String)>> {
+            match kind { $( Kind::$kind => $module::hanging_on(connection, parent, ids, live).await, )+ }
+        }
+
+        /// What takes its part of the relations of a kind along when it goes.
+        const fn part(kind: Kind) -> Option<Kind> {
+            match kind { $( Kind::$kind => whole!($( $whole )?; None, $module::PART), )+ }
         }
 
         /// Whether WorkOS may refuse to list a relation although its owner is there.
@@ -665,7 +668,7 @@ macro_rules! kinds {
             let mut left = Vec::new();
             $(
                 whole!($( $whole )?; (), {
-                    if let Some(part) = $module::PART {
+                    if let Some(part) = part(Kind::$kind) {
                         let gone = ids_of(objects, part);
                         if !gone.is_empty() {
                             let parts = $module::leave(&mut *connection, at, &gone).await?;
@@ -700,6 +703,70 @@ kinds! {
     OrganizationRole => organization_role by slug,
     Permission => permission by slug,
     FeatureFlag => feature_flag by slug,
+}
+
+/// What of a kind hangs on others that hangs on nothing.
+async fn hangs_on_nothing(
+    _connection: &mut PgConnection,
+    _parent: Kind,
+    _ids: &[String],
+    _live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    Ok(Vec::new())
+}
+
+/// What hangs on these objects, each with its parent: the live rows, or the tombstones.
+pub async fn dependants(
+    connection: &mut PgConnection,
+    objects: &[&ObjectRef],
+    live: bool,
+) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    hanging(connection, &Kind::ALL, objects, live).await
+}
+
+/// What the answers about these objects bring along all of, each with its parent: the live rows.
+pub async fn contained(
+    connection: &mut PgConnection,
+    objects: &[&ObjectRef],
+) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    let kinds: Vec<Kind> =
+        Kind::ALL.into_iter().filter(|kind| matches!(listed(*kind), Listed::Inside(_))).collect();
+    hanging(connection, &kinds, objects, true).await
+}
+
+/// What of these kinds hangs on these objects, each with its parent.
+async fn hanging(
+    connection: &mut PgConnection,
+    kinds: &[Kind],
+    objects: &[&ObjectRef],
+    live: bool,
+) -> sqlx::Result<Vec<(ObjectRef, ObjectRef)>> {
+    let mut hanging = Vec::new();
+    for kind in kinds.iter().copied() {
+        for parent in hangs_on(kind).iter().copied() {
+            let ids = ids_of(objects, parent);
+            if ids.is_empty() {
+                continue;
+            }
+            let found = hanging_on(&mut *connection, kind, parent, &ids, live).await?;
+            hanging.extend(
+                found.into_iter().map(|(of, id)| (ObjectRef::new(parent, of), ObjectRef::new(kind, id))),
+            );
+        }
+    }
+    Ok(hanging)
+}
+
+/// Whether an answer about an object of this kind brings along all of another kind that hang on it.
+#[must_use]
+pub fn is_container(kind: Kind) -> bool {
+    Kind::ALL.into_iter().any(|inside| listed(inside) == Listed::Inside(kind))
+}
+
+/// Whether relations have parts that go, and come back, with an object of this kind.
+#[must_use]
+pub fn is_part(kind: Kind) -> bool {
+    Kind::ALL.into_iter().any(|relation| part(relation) == Some(kind))
 }
 
 /// What names the relation of this kind that belongs to this object.
@@ -862,6 +929,19 @@ mod tests {
         assert_eq!(named("users"), Some(Kind::User));
         assert_eq!(named("organization_domain"), Some(Kind::OrganizationDomain));
         assert_eq!(named("planets"), None);
+    }
+
+    #[test]
+    fn a_kind_says_of_all_that_it_is_found_by_that_it_hangs_on_it_and_comes_after_that() {
+        for kind in Kind::ALL {
+            let found_by = match listed(kind) {
+                Listed::Under(parent, _) | Listed::Inside(parent) => vec![parent],
+                Listed::Everywhere(_) | Listed::Composed(..) | Listed::Whole(_) => Vec::new(),
+            };
+            let found_by = found_by.iter().chain(owners(kind)).copied().chain(part(kind));
+            assert!(found_by.into_iter().all(|parent| hangs_on(kind).contains(&parent)), "{kind}");
+            assert!(hangs_on(kind).iter().all(|parent| *parent < kind), "{kind}");
+        }
     }
 
     #[test]

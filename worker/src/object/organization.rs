@@ -4,11 +4,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use shared::id::{Kind, ObjectRef};
+use shared::id::Kind;
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, api_key, segment};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.organizations`.
@@ -192,126 +192,9 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on an organization: its domains, memberships, directories, groups, API keys, connections, invitations and own
-/// roles, live ones or tombstones; and the relations of users of which a part went with it.
-pub(super) async fn dependants(
-    connection: &mut PgConnection,
-    ids: &[String],
-    live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let mut dependants = domains(&mut *connection, ids, live).await?;
-    let memberships = sqlx::query!(
-        r#"
-        SELECT id, organization_id AS "parent!"
-        FROM workos.organization_memberships
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let directories = sqlx::query!(
-        r#"
-        SELECT id, organization_id AS "parent!"
-        FROM workos.directories
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let groups = sqlx::query!(
-        r#"
-        SELECT id, organization_id AS "parent!"
-        FROM workos.groups
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    dependants.extend(groups.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Group, row.id))));
-    dependants.extend(api_key::owners(&mut *connection, Kind::Organization, ids, live).await?);
-    if !live {
-        dependants.extend(api_key::left_with_organizations(&mut *connection, ids).await?);
-    }
-    dependants
-        .extend(directories.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Directory, row.id))));
-    dependants.extend(
-        memberships.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::OrganizationMembership, row.id))),
-    );
-    let connections = sqlx::query!(
-        r#"
-        SELECT id, organization_id AS "parent!"
-        FROM workos.connections
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    dependants
-        .extend(connections.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Connection, row.id))));
-    let invitations = sqlx::query!(
-        r#"
-        SELECT id, organization_id AS "parent!"
-        FROM workos.invitations
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    dependants
-        .extend(invitations.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::Invitation, row.id))));
-    let roles = sqlx::query!(
-        r#"
-        SELECT DISTINCT organization_id AS "parent!", organization_id || '/' || slug AS "key!"
-        FROM workos.roles
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY 2
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    dependants
-        .extend(roles.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::OrganizationRole, row.key))));
-    Ok(dependants)
-}
-
-/// The domains that the mirror has for these organizations: an answer that lacks a live one of them puts
-/// it under suspicion.
-pub async fn domains(
-    connection: &mut PgConnection,
-    ids: &[String],
-    live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT id, organization_id AS "parent!"
-        FROM workos.organization_domains
-        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.parent, ObjectRef::new(Kind::OrganizationDomain, row.id))).collect())
-}
+/// It hangs on nothing.
+pub(super) const HANGS_ON: &[Kind] = &[];
+pub(super) use super::hangs_on_nothing as hanging_on;
 
 #[cfg(test)]
 mod tests {

@@ -208,25 +208,61 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on a membership: the groups it is in, as one, if some are live or some are not.
-pub(super) async fn dependants(
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Organization, Kind::User];
+
+/// Those of organizations or of users, each with whose it is: live ones or tombstones.
+pub(super) async fn hanging_on(
     connection: &mut PgConnection,
+    parent: Kind,
     ids: &[String],
     live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let memberships = sqlx::query_scalar!(
+) -> sqlx::Result<Vec<(String, String)>> {
+    if parent == Kind::User {
+        of_users(connection, ids, live).await
+    } else {
+        of_organizations(connection, ids, live).await
+    }
+}
+
+async fn of_organizations(
+    connection: &mut PgConnection,
+    organizations: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
         r#"
-        SELECT DISTINCT organization_membership_id
-        FROM workos.group_memberships
-        WHERE organization_membership_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY organization_membership_id
+        SELECT id, organization_id AS "parent!"
+        FROM workos.organization_memberships
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
         "#,
-        ids,
+        organizations,
         live
     )
     .fetch_all(connection)
     .await?;
-    Ok(memberships.into_iter().map(|id| (id.clone(), ObjectRef::new(Kind::GroupMembership, id))).collect())
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
+}
+
+async fn of_users(
+    connection: &mut PgConnection,
+    users: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, user_id AS "parent!"
+        FROM workos.organization_memberships
+        WHERE user_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY id
+        "#,
+        users,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.parent, row.id)).collect())
 }
 
 #[cfg(test)]

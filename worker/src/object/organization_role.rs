@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use super::columns::Fields;
 use super::{Answered, Key, Listed, role, segment};
 
-pub(super) use super::role::{PAGED, TABLE, beside, dependants, write};
+pub(super) use super::role::{PAGED, TABLE, beside, write};
 pub use super::role::{PERSONAL, Row, UNANNOUNCED};
 
 /// Where WorkOS keeps it.
@@ -147,6 +147,31 @@ pub(super) async fn bury(
     )
     .fetch_all(connection)
     .await
+}
+
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = &[Kind::Organization];
+
+/// The keys of those of organizations, each with its organization: live ones or tombstones.
+pub(super) async fn hanging_on(
+    connection: &mut PgConnection,
+    _organization: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT DISTINCT organization_id AS "parent!", organization_id || '/' || slug AS "key!"
+        FROM workos.roles
+        WHERE organization_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY 2
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.parent, row.key)).collect())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Source: `GET /authorization/permissions/{slug}`.
 
 use chrono::{DateTime, Utc};
-use shared::id::{Kind, ObjectRef};
+use shared::id::Kind;
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
@@ -224,12 +224,6 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a permission.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
-pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
-}
+/// It hangs on nothing.
+pub(super) const HANGS_ON: &[Kind] = &[];
+pub(super) use super::hangs_on_nothing as hanging_on;

@@ -372,14 +372,29 @@ pub(super) async fn bury(
     .await
 }
 
-/// Nothing hangs on a session.
-#[expect(clippy::unused_async, reason = "every kind answers in the same form")]
-pub(super) async fn dependants(
-    _connection: &mut PgConnection,
-    _ids: &[String],
-    _live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    Ok(Vec::new())
+/// What they hang on.
+pub(super) const HANGS_ON: &[Kind] = OWNERS;
+
+/// The users among these who have sessions, live ones or tombstones: their relation is named by the user.
+pub(super) async fn hanging_on(
+    connection: &mut PgConnection,
+    _user: Kind,
+    ids: &[String],
+    live: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    let users = sqlx::query_scalar!(
+        r#"
+        SELECT DISTINCT user_id AS "user_id!"
+        FROM workos.sessions
+        WHERE user_id = ANY($1) AND (_deleted_at IS NULL) = $2
+        ORDER BY 1
+        "#,
+        ids,
+        live
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(users.into_iter().map(|user| (user.clone(), user)).collect())
 }
 
 /// Whose session it is.
@@ -400,27 +415,6 @@ pub(super) async fn key_of(
     .fetch_optional(connection)
     .await?;
     Ok(user.flatten())
-}
-
-/// The users among these who have sessions, live ones or tombstones.
-pub(super) async fn owners(
-    connection: &mut PgConnection,
-    users: &[String],
-    live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let users = sqlx::query_scalar!(
-        r#"
-        SELECT DISTINCT user_id AS "user_id!"
-        FROM workos.sessions
-        WHERE user_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY 1
-        "#,
-        users,
-        live
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(users.into_iter().map(|user| (user.clone(), ObjectRef::new(Kind::Session, user))).collect())
 }
 
 #[cfg(test)]

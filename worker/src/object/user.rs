@@ -3,11 +3,11 @@
 //! Source: `GET /user_management/users/{id}`.
 
 use chrono::{DateTime, Utc};
-use shared::id::{Kind, ObjectRef};
+use shared::id::Kind;
 use sqlx::PgConnection;
 
 use super::columns::{Fields, columns};
-use super::{Answered, Listed, api_key, segment, session};
+use super::{Answered, Listed, segment};
 
 columns! {
     /// A row of `workos.users`.
@@ -252,32 +252,9 @@ pub(super) async fn bury(
     .await
 }
 
-/// What hangs on a user: its memberships, sessions and API keys, live ones or tombstones.
-pub(super) async fn dependants(
-    connection: &mut PgConnection,
-    ids: &[String],
-    live: bool,
-) -> sqlx::Result<Vec<(String, ObjectRef)>> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT id, user_id AS "parent!"
-        FROM workos.organization_memberships
-        WHERE user_id = ANY($1) AND (_deleted_at IS NULL) = $2
-        ORDER BY id
-        "#,
-        ids,
-        live
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut dependants: Vec<(String, ObjectRef)> = rows
-        .into_iter()
-        .map(|row| (row.parent, ObjectRef::new(Kind::OrganizationMembership, row.id)))
-        .collect();
-    dependants.extend(session::owners(&mut *connection, ids, live).await?);
-    dependants.extend(api_key::owners(connection, Kind::User, ids, live).await?);
-    Ok(dependants)
-}
+/// It hangs on nothing.
+pub(super) const HANGS_ON: &[Kind] = &[];
+pub(super) use super::hangs_on_nothing as hanging_on;
 
 #[cfg(test)]
 mod tests {
