@@ -35,6 +35,8 @@ pub struct Entry {
     pub id: &'static [Path],
     /// Where the id of its organization stands, below `data`; empty when it has none.
     pub organization: Path,
+    /// Where an owner stands, below `data`, that is the organization itself when its `type` says so; empty when none does.
+    pub owner: Path,
     /// Where the id of the directory stands that holds it, below `data`; empty when none does.
     pub directory: Path,
     /// Where the id of the one member stands that it is about, below `data`, and whether that is a member now.
@@ -72,6 +74,7 @@ const fn entry(
         kind: Some(kind),
         id,
         organization,
+        owner: NONE,
         directory: NONE,
         member: None,
         tells: &[],
@@ -87,6 +90,7 @@ const fn ignored(event_type: &'static str, webhook: bool) -> Entry {
         kind: None,
         id: &[],
         organization: NONE,
+        owner: NONE,
         directory: NONE,
         member: None,
         tells: &[],
@@ -138,12 +142,20 @@ const fn session(event_type: &'static str, is_active: bool, tells: &'static [&'s
     }
 }
 
-/// A type about an API key: the keys of its owner are asked for. That one was revoked is certain without an answer.
+/// A type about an API key: the keys of its owner are asked for. That one was revoked is certain without an answer. A
+/// user's key is for an organization; that of an organization is for itself.
 const fn api_key(event_type: &'static str, is_valid: bool, tells: &'static [&'static str]) -> Entry {
     Entry {
+        owner: &["owner"],
         member: Some((&["id"], is_valid)),
         tells,
-        ..entry(event_type, Kind::ApiKey, &[&["owner", "type"], &["owner", "id"]], NONE, Operation::Updated)
+        ..entry(
+            event_type,
+            Kind::ApiKey,
+            &[&["owner", "type"], &["owner", "id"]],
+            &["owner", "organization_id"],
+            Operation::Updated,
+        )
     }
 }
 

@@ -73,6 +73,7 @@ impl Subject {
             name(id)
         };
         subject.directory_id = named(entry.directory);
+        subject.organization_id = subject.organization_id.or_else(|| owner(entry.owner, data));
         if let Some((path, is_in)) = entry.member {
             let beside = path.split_last().and_then(|(_, holder)| descend(data, holder));
             let tell = |field: &&str| {
@@ -120,6 +121,15 @@ impl Subject {
             updated_at: time(updated_at),
         }
     }
+}
+
+/// The id of an owner that is an organization.
+fn owner(path: Path, data: Option<&RawValue>) -> Option<String> {
+    if path.is_empty() {
+        return None;
+    }
+    let [of_type, id] = members_of(descend(data, path), ["type", "id"]);
+    if text(of_type?)? == "organization" { name(id) } else { None }
 }
 
 /// Who did it, as `source:id`, e.g. `dashboard:user_01J8`; nobody whose id may be an e-mail address.
@@ -268,6 +278,27 @@ mod tests {
                 channel: Channel::Webhook,
             }
         );
+    }
+
+    #[test]
+    fn the_organization_of_an_api_key_is_its_owner_or_said_by_it() {
+        let of = |owner: Value| {
+            let data = json!({"object": "api_key", "id": "api_key_1", "owner": owner});
+            let body = json!({"id": "event_1", "event": "api_key.created", "data": data});
+            event(&body.to_string()).expect("an event").organization_id
+        };
+        let acme = Some("org_1".to_owned());
+        assert_eq!(of(json!({"type": "organization", "id": "org_1"})), acme);
+        assert_eq!(of(json!({"type": "user", "id": "user_1", "organization_id": "org_1"})), acme);
+        for unknown in [
+            json!({"type": "user", "id": "user_1"}),
+            json!({"type": "user", "id": "user_1", "organization_id": null}),
+            json!({"type": "organization"}),
+            json!({"id": "org_1"}),
+            Value::Null,
+        ] {
+            assert_eq!(of(unknown), None);
+        }
     }
 
     #[test]

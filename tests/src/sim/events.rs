@@ -6,6 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
+use shared::catalogue::Entry;
 use shared::id::ObjectRef;
 
 use super::answer::Reply;
@@ -163,11 +164,8 @@ impl State {
         } else {
             Envelope { object: None, ..envelope }.bytes()
         };
-        let organization_id = shared::catalogue::find(event_type)
-            .filter(|entry| !entry.organization.is_empty())
-            .and_then(|entry| entry.organization.iter().try_fold(&data, |value, name| value.get(name)))
-            .and_then(Value::as_str)
-            .map(str::to_owned);
+        let organization_id =
+            shared::catalogue::find(event_type).and_then(|entry| organization(entry, &data));
         let event = Event {
             id: id.clone(),
             event_type: event_type.to_owned(),
@@ -235,6 +233,14 @@ impl State {
         );
         Ok(Bytes::from(body))
     }
+}
+
+/// The organization that a payload tells of.
+fn organization(entry: &Entry, data: &Value) -> Option<String> {
+    let at = |path: &[&str]| path.iter().try_fold(data, |value, name| value.get(name));
+    let said = || at(entry.organization).and_then(Value::as_str);
+    let owner = || at(entry.owner).filter(|owner| owner["type"] == "organization")?["id"].as_str();
+    if entry.organization.is_empty() { None } else { said().or_else(owner).map(str::to_owned) }
 }
 
 /// A time among the parameters.

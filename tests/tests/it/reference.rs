@@ -48,9 +48,11 @@ recorded, as `ignored`; so is a type that is not in this list. `Events API` says
             Some(Operation::Deleted) => "deleted",
             None => "",
         };
-        let organization = match entry.organization {
-            [] => String::new(),
-            path => format!("`data.{}`", path.join(".")),
+        let below_data = |path: &[&str]| format!("`data.{}`", path.join("."));
+        let organization = match (entry.organization, entry.owner) {
+            ([], _) => String::new(),
+            (path, []) => below_data(path),
+            (path, owner) => format!("{}, or {}", below_data(path), below_data(&[owner, &["id"]].concat())),
         };
         let channel = if entry.webhook { "webhook, Events API" } else { "Events API" };
         writeln!(text, "| `{}` | {kind} | {says} | {organization} | {channel} |", entry.event_type)
