@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use shared::catalogue::{ENTRIES, Entry, Operation};
 use shared::id::Kind;
 use tokio::sync::mpsc::unbounded_channel;
-use workos::models;
+use workos::{Page, models};
 
 use super::answer::Answer;
 use super::knobs::Knobs;
@@ -34,6 +34,9 @@ fn reads<T: DeserializeOwned>(what: &str, value: &Value) -> Result<(), String> {
         Err(error) => Err(format!("{what}: {error} in {value}")),
     }
 }
+
+/// The same, of one model.
+type Reads = fn(&str, &Value) -> Result<(), String>;
 
 /// Makes an object with what it cannot exist without. Returns what it is asked for by.
 fn make(state: &mut State, kind: Kind) -> String {
@@ -123,6 +126,77 @@ fn the_sdk_reads_every_object_and_every_list() {
             assert!(list["data"].as_array().is_some_and(|items| !items.is_empty()), "{kind}");
             unread.extend(read_list(kind, &list).and_then(Result::err));
         }
+    }
+    assert!(unread.is_empty(), "{}", unread.join("\n"));
+}
+
+/// An API key of a user, for an organization.
+fn users_key(state: &mut State) -> (String, String) {
+    let (user, organization) = (make(state, Kind::User), make(state, Kind::Organization));
+    let owner = json!({"type": "user", "id": user, "organization_id": organization});
+    let given = object::fields(json!({"owner": owner}));
+    (state.create(Kind::ApiKey, given, Manner::Silent, clock()), user)
+}
+
+#[test]
+fn the_sdk_reads_every_list_that_a_relation_is_asked_for_with() {
+    let mut state = state();
+    let session = make(&mut state, Kind::Session);
+    let key = make(&mut state, Kind::ApiKey);
+    let (users_key, owner) = users_key(&mut state);
+    let member = make(&mut state, Kind::GroupMembership);
+    let person = make(&mut state, Kind::DirectoryGroupMembership);
+    let of = |kind: Kind, key: &str, pointer: &str| {
+        let shown = state.store.view(NOW).represent(kind, key).unwrap();
+        shown.pointer(pointer).and_then(Value::as_str).unwrap().to_owned()
+    };
+    let user = of(Kind::Session, &session, "/user_id");
+    let organization = of(Kind::ApiKey, &key, "/owner/id");
+    let (membership, group) = (
+        of(Kind::GroupMembership, &member, "/organization_membership_id"),
+        of(Kind::GroupMembership, &member, "/group_id"),
+    );
+    let holder = of(Kind::Group, &group, "/organization_id");
+    let (directory_user, directory_group) = (
+        of(Kind::DirectoryGroupMembership, &person, "/directory_user_id"),
+        of(Kind::DirectoryGroupMembership, &person, "/directory_group_id"),
+    );
+    let lists: [(String, &String, Reads); 7] = [
+        // The SDK has no name for this list.
+        (
+            format!("/user_management/users/{user}/sessions"),
+            &session,
+            reads::<Page<models::UserSessionsListItem>>,
+        ),
+        (format!("/organizations/{organization}/api_keys"), &key, reads::<models::OrganizationApiKeyList>),
+        (format!("/user_management/users/{owner}/api_keys"), &users_key, reads::<models::UserApiKeyList>),
+        (
+            format!("/organizations/{holder}/groups/{group}/organization-memberships"),
+            &membership,
+            reads::<models::UserOrganizationMembershipBaseList>,
+        ),
+        (
+            format!("/user_management/organization_memberships/{membership}/groups"),
+            &group,
+            reads::<models::GroupList>,
+        ),
+        (
+            format!("/directory_groups?user={directory_user}"),
+            &directory_group,
+            reads::<models::DirectoryGroupList>,
+        ),
+        (
+            format!("/directory_users?group={directory_group}"),
+            &directory_user,
+            reads::<models::DirectoryUserList>,
+        ),
+    ];
+    let mut unread = Vec::new();
+    for (target, id, read) in lists {
+        let list = ask(&mut state, &target);
+        let shown: Vec<&Value> = list["data"].as_array().unwrap().iter().map(|item| &item["id"]).collect();
+        assert_eq!(shown, [id], "{target}");
+        unread.extend(read(&target, &list).err());
     }
     assert!(unread.is_empty(), "{}", unread.join("\n"));
 }
@@ -283,28 +357,44 @@ fn payload(state: &mut State, entry: &Entry) -> Value {
     state.log.records().last().unwrap().event.data.clone()
 }
 
+/// The payload with everything that WorkOS may say beside it.
+fn event(event_type: &str, data: &Value) -> Value {
+    json!({
+        "object": "event", "id": "event_1", "event": event_type, "data": data,
+        "created_at": "2026-01-15T12:00:00.000Z",
+        "context": {
+            "client_id": "client_1",
+            "actor": {"id": "user_1", "source": "dashboard", "name": "Ada"},
+            "previous_attributes": {"data": {}, "context": {}},
+            "access_type": "all",
+            "configured_targets": {"organizations": [], "users": []},
+        },
+    })
+}
+
 #[test]
 fn the_sdk_reads_the_event_of_every_type() {
     let mut state = state();
     let mut unread = Vec::new();
     for entry in ENTRIES {
         let data = payload(&mut state, entry);
-        let event = json!({
-            "object": "event", "id": "event_1", "event": entry.event_type, "data": data,
-            "created_at": "2026-01-15T12:00:00.000Z",
-            "context": {
-                "client_id": "client_1",
-                "actor": {"id": "user_1", "source": "dashboard", "name": "Ada"},
-                "previous_attributes": {"data": {}, "context": {}},
-                "access_type": "all",
-                "configured_targets": {"organizations": [], "users": []},
-            },
-        });
-        match read_event(entry.event_type, &event) {
+        match read_event(entry.event_type, &event(entry.event_type, &data)) {
             Some(read) => unread.extend(read.err()),
             // Older than the SDK.
             None => assert_eq!(entry.event_type, "dsync.deactivated"),
         }
     }
     assert!(unread.is_empty(), "{} types:\n{}", unread.len(), unread.join("\n"));
+}
+
+#[test]
+fn the_sdk_reads_what_events_say_of_a_users_api_key() {
+    let mut state = state();
+    let (key, _) = users_key(&mut state);
+    for event_type in ["api_key.created", "api_key.updated", "api_key.revoked"] {
+        state.tell(event_type, Kind::ApiKey, &key, clock());
+        let data = state.log.records().last().unwrap().event.data.clone();
+        assert_eq!(data["owner"]["type"], "user");
+        assert_eq!(read_event(event_type, &event(event_type, &data)), Some(Ok(())));
+    }
 }
