@@ -22,6 +22,9 @@ const USERS: usize = 10_000;
 /// How many are in a group.
 const MEMBERS: usize = 50;
 
+/// Requests that the import of so many users may cost at most.
+const ALLOWED: f64 = 400.0;
+
 /// Requests that WorkOS allows for the users of one directory in a second.
 const LIMIT: f64 = 4.0;
 
@@ -71,6 +74,12 @@ fn fewest(users: usize) -> (usize, usize) {
     (limited, limited + groups.div_ceil(100))
 }
 
+/// Requests that an import may cost: those of the full size, and as many for each page that cannot be done without.
+fn allowed(users: usize) -> f64 {
+    let ((_, pages), (_, of_all)) = (fewest(users), fewest(USERS));
+    ALLOWED * float(pages) / float(of_all)
+}
+
 /// The directory is deleted, which one event says for all it holds: how long that takes.
 async fn deletion(programs: &mut Programs<'_>) -> anyhow::Result<f64> {
     let directory = programs.sim.ever(Kind::Directory).pop().context("a directory")?;
@@ -114,7 +123,7 @@ async fn import(
     let bound = float(limited) / LIMIT;
     report.add(
         Figure::new(format!("requests, {how}"), float(requests.total()), "requests")
-            .judged(Judge::AtMost(float(pages) * 4.0 / 3.0, float(pages) * 1.1))
+            .judged(Judge::AtMost(allowed(users), float(pages) * 1.1))
             .note(format!(
                 "{events} events, {pages} pages would do; {} GETs, {} pages of users, {} of groups, {} answers of 429",
                 requests.all_gets(),
