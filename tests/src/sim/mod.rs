@@ -413,6 +413,14 @@ impl Sim {
         self.state().log.records().iter().map(|record| record.event.clone()).collect()
     }
 
+    /// Every event of a type so far.
+    #[must_use]
+    pub fn told(&self, event_type: &str) -> Vec<Event> {
+        let state = self.state();
+        let events = state.log.records().iter().map(|record| &record.event);
+        events.filter(|event| event.event_type == event_type).cloned().collect()
+    }
+
     /// The last event about an object.
     #[must_use]
     pub fn last_event(&self, kind: Kind, id: &str) -> Option<Event> {

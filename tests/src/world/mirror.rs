@@ -1,6 +1,6 @@
 //! The one comparison of the mirror with WorkOS.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -65,7 +65,7 @@ fn is_of(kind: Kind, row: &Value) -> bool {
     match kind {
         Kind::Role => row["organization_id"].is_null(),
         Kind::OrganizationRole => !row["organization_id"].is_null(),
-        // How others ended stands in events alone.
+        // Those that ended are compared with what events say of them.
         Kind::Session => row["status"] == "active",
         _ => true,
     }
@@ -112,6 +112,9 @@ fn owner(object: &Value, of_type: &str) -> Value {
 const PROFILE: [(&str, &str); 3] =
     [("first_name", "first_name"), ("last_name", "last_name"), ("avatar_url", "profile_picture_url")];
 
+/// Columns of a session that only lists tell of.
+const LISTED_ALONE: [&str; 3] = ["impersonator", "ip_address", "user_agent"];
+
 impl Mirror {
     /// Looks which columns there are.
     pub async fn read(pool: &PgPool) -> anyhow::Result<Self> {
@@ -152,6 +155,40 @@ impl Mirror {
             }
             if kind == Kind::User {
                 differences.extend(profiles(&live_rows(pool, "profiles", env).await?, &objects));
+            }
+        }
+        differences.extend(self.ended_sessions(pool, sim, env).await?);
+        Ok(differences)
+    }
+
+    /// What differs between the sessions that events which the ledger settled declared revoked, of users who are there, and
+    /// what stands of them.
+    async fn ended_sessions(&self, pool: &PgPool, sim: &Sim, env: &str) -> anyhow::Result<Vec<String>> {
+        const ENDED: &str = "sessions that ended:";
+        let table = table(Kind::Session);
+        let mut rows = live_rows(pool, table, env).await?;
+        rows.retain(|_, row| row["status"] == "revoked");
+        let settled: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM workos_sync.events
+              WHERE env = $1 AND type = 'session.revoked' AND outcome IN ('applied', 'unchanged', 'superseded')",
+        )
+        .bind(env)
+        .fetch_all(pool)
+        .await
+        .context("failed to read workos_sync.events")?;
+        let settled: HashSet<String> = settled.into_iter().collect();
+        let ends = sim.told("session.revoked").into_iter().filter(|event| settled.contains(&event.id));
+        let mut ends = by_id(ends.map(|event| event.data).collect());
+        ends.retain(|_, end| end["user_id"].as_str().is_some_and(|user| sim.get(Kind::User, user).is_some()));
+        let mut differences: Vec<String> = one_sided(ENDED, &rows, &ends).collect();
+        for (id, end) in &ends {
+            let Some(row) = rows.get(id) else { continue };
+            for (column, data_type) in self.columns.get(table).into_iter().flatten() {
+                // What does not travel with an event was told by a list before, or by nobody.
+                if LISTED_ALONE.contains(&column.as_str()) && row[column].is_null() {
+                    continue;
+                }
+                differences.extend(unlike(ENDED, id, column, *data_type, &row[column], &end[column]));
             }
         }
         Ok(differences)

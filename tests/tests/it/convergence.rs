@@ -87,6 +87,14 @@ pub(crate) fn change(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
     }
 }
 
+/// Whether nothing is missing that an object is made of.
+fn complete(given: &Value) -> bool {
+    match given {
+        Value::Object(fields) => fields.values().all(complete),
+        value => !value.is_null(),
+    }
+}
+
 /// One random change of any kind of object.
 fn change_of_any_kind(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
     let living = |kind: Kind| -> Vec<String> {
@@ -127,14 +135,9 @@ fn change_of_any_kind(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
                 json!({"organization_membership_id": member, "group_id": pick(Kind::Group, rng)})
             }
             Kind::Session => json!({"user_id": user}),
-            Kind::ApiKey => json!({"owner": {"type": "organization", "id": organization}}),
+            Kind::ApiKey if rng.bool() => json!({"owner": {"type": "organization", "id": organization}}),
+            Kind::ApiKey => json!({"owner": {"type": "user", "id": user, "organization_id": organization}}),
             Kind::User | Kind::Organization => json!({}),
-        };
-        let complete = |value: &Value| match value {
-            Value::Object(fields) => {
-                fields.values().all(|field| !field.is_null() && !field["id"].is_null() || field.is_string())
-            }
-            _ => true,
         };
         let is_new = match given["slug"].as_str() {
             Some(slug) => {
