@@ -10,6 +10,7 @@ mod authkit_docs;
 mod backfill;
 mod breaker;
 mod budget;
+mod columns;
 mod convergence;
 mod crash;
 mod dead_letters;
