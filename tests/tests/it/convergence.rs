@@ -95,6 +95,33 @@ fn complete(given: &Value) -> bool {
     }
 }
 
+/// Whether there is none like it already, of what cannot be there twice: slugs, and who is in a group.
+fn is_new(sim: &Sim, kind: Kind, given: &Value) -> bool {
+    if matches!(kind, Kind::DirectoryGroupMembership | Kind::GroupMembership) {
+        let fields = || given.as_object().into_iter().flatten();
+        return !sim.all(kind).iter().any(|there| fields().all(|(field, id)| there[field] == *id));
+    }
+    match (given["organization_id"].as_str(), given["slug"].as_str()) {
+        (Some(organization), Some(slug)) => sim.get(kind, &format!("{organization}/{slug}")).is_none(),
+        (None, Some(slug)) => sim.get(kind, slug).is_none(),
+        (_, None) => true,
+    }
+}
+
+/// A member and a group, each as this field: both of the same directory or organization.
+fn joins(
+    sim: &Sim,
+    rng: &mut fastrand::Rng,
+    (member, as_member): (Kind, &str),
+    (group, as_group): (Kind, &str),
+    of: &str,
+) -> Option<Value> {
+    let member = rng.choice(sim.all(member))?;
+    let mut groups = sim.all(group);
+    groups.retain(|group| group[of] == member[of]);
+    Some(json!({as_member: member["id"], as_group: rng.choice(groups)?["id"]}))
+}
+
 /// One random change of any kind of object.
 fn change_of_any_kind(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
     let living = |kind: Kind| -> Vec<String> {
@@ -110,8 +137,7 @@ fn change_of_any_kind(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
     if few && roll < 5 {
         // Beside what is there already, so that parents have several children.
         let (organization, user) = (pick(Kind::Organization, rng), pick(Kind::User, rng));
-        let (directory, person) = (pick(Kind::Directory, rng), pick(Kind::DirectoryUser, rng));
-        let (everybody, member) = (pick(Kind::DirectoryGroup, rng), pick(Kind::OrganizationMembership, rng));
+        let directory = pick(Kind::Directory, rng);
         let given = match kind {
             Kind::OrganizationMembership => json!({"user_id": user, "organization_id": organization}),
             Kind::OrganizationDomain
@@ -129,27 +155,21 @@ fn change_of_any_kind(sim: &Sim, rng: &mut fastrand::Rng, n: usize) {
             }
             Kind::DirectoryUser | Kind::DirectoryGroup => json!({"directory_id": directory}),
             Kind::DirectoryGroupMembership => {
-                json!({"directory_user_id": person, "directory_group_id": everybody})
+                let user = (Kind::DirectoryUser, "directory_user_id");
+                let group = (Kind::DirectoryGroup, "directory_group_id");
+                joins(sim, rng, user, group, "directory_id").unwrap_or_default()
             }
             Kind::GroupMembership => {
-                json!({"organization_membership_id": member, "group_id": pick(Kind::Group, rng)})
+                let membership = (Kind::OrganizationMembership, "organization_membership_id");
+                let group = (Kind::Group, "group_id");
+                joins(sim, rng, membership, group, "organization_id").unwrap_or_default()
             }
             Kind::Session => json!({"user_id": user}),
             Kind::ApiKey if rng.bool() => json!({"owner": {"type": "organization", "id": organization}}),
             Kind::ApiKey => json!({"owner": {"type": "user", "id": user, "organization_id": organization}}),
             Kind::User | Kind::Organization => json!({}),
         };
-        let is_new = match given["slug"].as_str() {
-            Some(slug) => {
-                let key = match given["organization_id"].as_str() {
-                    Some(organization) => format!("{organization}/{slug}"),
-                    None => slug.to_owned(),
-                };
-                sim.get(kind, &key).is_none()
-            }
-            None => true,
-        };
-        if complete(&given) && is_new {
+        if complete(&given) && is_new(sim, kind, &given) {
             sim.create(kind, given);
         }
         return;
