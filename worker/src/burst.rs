@@ -476,8 +476,7 @@ impl Inner {
     async fn published(&self) -> Option<Covers> {
         let stream = self.jetstream.get_stream(subject::EVENTS_STREAM).await.ok()?;
         let info = stream.cached_info();
-        let last = last_of(info);
-        Some(Covers { life: life_of(info), sequence: last, last })
+        Some(Covers { life: life_of(info), sequence: last_of(info) })
     }
 
     /// How many requests the list takes, as far as the mirror knows.

@@ -411,7 +411,7 @@ impl Consumer {
             let next = if let Some(last) = pulled.last() {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
                 let alone = passage == Passage::Free
-                    && last.pending() <= 0
+                    && !last.is_followed()
                     && self.in_flight - self.slots.available_permits() <= BUSY;
                 if alone {
                     messages.next().now_or_never()

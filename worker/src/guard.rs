@@ -235,9 +235,6 @@ pub struct Covers {
     pub life: Life,
     /// Events up to this sequence were published before the fence was taken.
     pub sequence: i64,
-    /// The last sequence of the stream. What claims to reach further was written before the stream lost its
-    /// end (a power loss, a restored backup), and says nothing any more.
-    pub last: i64,
 }
 
 /// The question that a batch of claims stands on.
@@ -337,8 +334,8 @@ pub async fn claim(
                updated_at, missing_since, deleted_at, deleted_by, born_at, died_at, has_row, outcome
         FROM unnest(
             $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::timestamptz[],
-            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::bool[], $13::text[], $17::timestamptz[],
-            $18::timestamptz[]
+            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::bool[], $13::text[], $16::timestamptz[],
+            $17::timestamptz[]
         ) WITH ORDINALITY AS claim (
             kind, id, fence, stream, covers, updated_at, missing_since, deleted_at, deleted_by, has_row, outcome,
             born_at, died_at, position
@@ -347,12 +344,7 @@ pub async fn claim(
         ON CONFLICT (env, kind, id) DO UPDATE
         SET fence = greatest(object.fence, EXCLUDED.fence),
             stream = coalesce(EXCLUDED.stream, object.stream),
-            covers = CASE
-                WHEN EXCLUDED.stream IS NULL THEN object.covers
-                WHEN EXCLUDED.stream = object.stream AND object.covers <= $15
-                    THEN greatest(EXCLUDED.covers, object.covers)
-                ELSE EXCLUDED.covers
-            END,
+            covers = CASE WHEN EXCLUDED.stream IS NULL THEN object.covers ELSE EXCLUDED.covers END,
             asked_at = coalesce(EXCLUDED.asked_at, object.asked_at),
             updated_at = coalesce(EXCLUDED.updated_at, object.updated_at),
             missing_since = CASE
@@ -364,14 +356,14 @@ pub async fn claim(
             END,
             deleted_by = CASE
                 WHEN EXCLUDED.missing_since IS NOT NULL THEN object.deleted_by
-                WHEN EXCLUDED.has_row AND (object.deleted_at < $16 OR EXCLUDED.born_at >= object.died_at) THEN NULL
+                WHEN EXCLUDED.has_row AND (object.deleted_at < $15 OR EXCLUDED.born_at >= object.died_at) THEN NULL
                 WHEN 'event' IN (object.deleted_by, EXCLUDED.deleted_by) THEN 'event'
                 WHEN EXCLUDED.deleted_by IS NOT NULL THEN coalesce(object.deleted_by, EXCLUDED.deleted_by)
             END,
             born_at = coalesce(EXCLUDED.born_at, object.born_at),
             died_at = CASE
                 -- That deletion was not one.
-                WHEN EXCLUDED.has_row AND object.deleted_at < $16 AND EXCLUDED.born_at < object.died_at THEN NULL
+                WHEN EXCLUDED.has_row AND object.deleted_at < $15 AND EXCLUDED.born_at < object.died_at THEN NULL
                 ELSE greatest(object.died_at, EXCLUDED.died_at)
             END,
             has_row = object.has_row OR EXCLUDED.has_row,
@@ -389,7 +381,7 @@ pub async fn claim(
           AND (
                 object.deleted_by IS DISTINCT FROM 'event'
                 OR EXCLUDED.deleted_at IS NOT NULL
-                OR (EXCLUDED.has_row AND object.deleted_at < $16)
+                OR (EXCLUDED.has_row AND object.deleted_at < $15)
                 OR EXCLUDED.born_at >= object.died_at
                 OR (EXCLUDED.missing_since IS NOT NULL AND object.died_at IS NOT NULL)
               )
@@ -411,7 +403,6 @@ pub async fn claim(
         &has_row,
         &outcomes as _,
         question.fence,
-        question.covers.map_or(i64::MAX, |covers| covers.last),
         revives,
         &born_at as _,
         &died_at as _,

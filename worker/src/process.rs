@@ -67,7 +67,8 @@ pub struct Delivery {
     message: Message,
     delivered: Delivered,
     object: Option<ObjectRef>,
-    covers: i64,
+    /// Messages that were waiting behind it when it was handed over, as the broker counts them: not exactly.
+    pending: u64,
 }
 
 impl Delivery {
@@ -83,22 +84,22 @@ impl Delivery {
             }
         };
         let sequence = i64::try_from(info.stream_sequence).unwrap_or(i64::MAX);
-        let pending = i64::try_from(info.pending).unwrap_or(0);
+        let pending = info.pending;
         let delivery = u32::try_from(info.delivered).unwrap_or(u32::MAX).max(1);
         let event = read_event(&message.payload, message.headers.as_ref(), sequence, info.published);
         Some(Self {
             object: event.object(),
             // What it used up before stands in the ledger.
             delivered: Delivered { event, sequence, delivery, attempts: 0, begun: 0 },
-            covers: sequence.saturating_add(pending),
+            pending,
             message,
         })
     }
 
-    /// Messages that this delivery says are waiting behind it.
+    /// Whether messages were waiting behind it when it was handed over.
     #[must_use]
-    pub fn pending(&self) -> i64 {
-        self.covers.saturating_sub(self.delivered.sequence)
+    pub fn is_followed(&self) -> bool {
+        self.pending > 0
     }
 
     /// The object that its event is about, if we mirror it.
@@ -215,18 +216,18 @@ enum Settlement {
 /// not available, so that the caller stops pulling.
 pub async fn batch(means: &Means, deliveries: Vec<Delivery>, begun: Begun) -> Result<(), Trouble> {
     means.metrics.batch(deliveries.len());
-    let covers = deliveries.iter().map(|delivery| delivery.covers).max().unwrap_or(0);
+    let is_followed = deliveries.iter().any(Delivery::is_followed);
     let mut messages = Vec::with_capacity(deliveries.len());
     let mut objects = Vec::with_capacity(deliveries.len());
     let mut batch = Vec::with_capacity(deliveries.len());
-    for Delivery { message, delivered, object, covers: _ } in deliveries {
+    for Delivery { message, delivered, object, pending: _ } in deliveries {
         messages.push(message);
         objects.push(object);
         batch.push(delivered);
     }
     let mut endings = BTreeMap::new();
     let result = {
-        let work = carry_out(means, &mut batch, &objects, covers, &begun, &mut endings);
+        let work = carry_out(means, &mut batch, &objects, is_followed, &begun, &mut endings);
         tokio::pin!(work);
         let mut heartbeat = tokio::time::interval(means.ack_wait / 3);
         heartbeat.tick().await;
@@ -393,16 +394,11 @@ async fn carry_out(
     means: &Means,
     batch: &mut [Delivered],
     objects: &[Option<ObjectRef>],
-    covers: i64,
+    is_followed: bool,
     begun: &Begun,
     endings: &mut BTreeMap<usize, Ending>,
 ) -> Result<(), Trouble> {
-    // What comes again does not say how much was published since it came first: most of it was delivered before it.
-    let again = batch.iter().any(|delivered| delivered.delivery > 1);
-    let published = if again { begun.last_by_now().await } else { None };
-    let covers = covers.max(begun.last).max(published.unwrap_or(0));
-    let round =
-        Round { means, objects, begun, covers: Covers { life: begun.life, sequence: covers, last: covers } };
+    let round = Round { means, objects, begun, covers: published(batch, is_followed, begun).await };
     let all: Vec<usize> = (0..batch.len()).collect();
     let Left { after, mut suspects } = round.go(batch, &all, Company::Others, endings).await?;
     if !after.is_empty() {
@@ -413,6 +409,16 @@ async fn carry_out(
         round.go(batch, &[suspect], Company::Alone, endings).await?;
     }
     Ok(())
+}
+
+/// How far the stream is known to be published before a fence is taken. A delivery vouches for its own sequence; where
+/// more was published, the broker is asked how far. (The pending count of a delivery does not tell: NATS 2.9 counts too many
+/// once messages were delivered again, and what covers more than there is would cover events to come.)
+async fn published(batch: &[Delivered], is_followed: bool, begun: &Begun) -> Covers {
+    let own = batch.iter().map(|delivered| delivered.sequence).max().unwrap_or(0);
+    let is_old = batch.iter().any(|delivered| delivered.delivery > 1);
+    let last = if is_followed || is_old { begun.last_by_now().await } else { None };
+    Covers { life: begun.life, sequence: last.unwrap_or(own) }
 }
 
 /// What a round leaves to later ones.

@@ -22,8 +22,6 @@ pub(crate) fn last_of(info: &Info) -> i64 {
 pub struct Begun {
     /// Its life.
     pub life: Life,
-    /// Its last sequence.
-    pub last: i64,
     stream: Arc<Stream<()>>,
     reborn: Arc<Notify>,
 }
@@ -33,12 +31,7 @@ impl Begun {
     /// within it.
     #[must_use]
     pub fn new(stream: Stream<()>, info: &Info) -> Self {
-        Self {
-            life: life_of(info),
-            last: last_of(info),
-            stream: Arc::new(stream),
-            reborn: Arc::new(Notify::new()),
-        }
+        Self { life: life_of(info), stream: Arc::new(stream), reborn: Arc::new(Notify::new()) }
     }
 
     /// Its last sequence by now, by the broker; `None` when it does not tell, or when the stream was made anew since.
