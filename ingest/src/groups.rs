@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::{Client, Request, RequestErrorKind, Subject};
@@ -136,10 +136,13 @@ async fn carry(client: Client, single: Single, mut queue: mpsc::UnboundedReceive
             members.push(member);
         }
         if members.len() < LEAST {
-            // It is quiet again.
-            pace.better.store(false, Ordering::Relaxed);
-            pace.took.store(0, Ordering::Relaxed);
+            let started = Instant::now();
             alone(&single, members.drain(..)).await;
+            // It is quiet, and the broker answers at once: nothing gathers while one waits.
+            if started.elapsed() < SLOW {
+                pace.better.store(false, Ordering::Relaxed);
+                pace.took.store(0, Ordering::Relaxed);
+            }
             continue;
         }
         // The broker refuses a group that holds a message twice.
