@@ -12,10 +12,12 @@ pub mod directory;
 pub mod directory_group;
 pub mod directory_group_membership;
 pub mod directory_user;
+mod door;
 pub mod feature_flag;
 pub mod group;
 pub mod group_membership;
 pub mod invitation;
+mod listed;
 pub mod organization;
 pub mod organization_domain;
 pub mod organization_membership;
@@ -29,7 +31,6 @@ pub(crate) mod whole;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shared::event::Member;
@@ -37,83 +38,9 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use columns::{Change, Fields};
-
-/// What cannot stand unescaped in a segment of a path.
-const SEGMENT: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'/')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'\\')
-    .add(b'`')
-    .add(b'{')
-    .add(b'}')
-    .add(b'|')
-    .add(b'^')
-    .add(b'[')
-    .add(b']')
-    .add(b';');
-
-/// An id as a segment of a path. `.` and `..` would change the path, so their dots are escaped.
-fn segment(id: &str) -> String {
-    match id {
-        "." | ".." => id.replace('.', "%2E"),
-        id => utf8_percent_encode(id, SEGMENT).to_string(),
-    }
-}
-
-/// How everything of a kind is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed {
-    /// One list of everything, at this path.
-    Everywhere(&'static str),
-    /// A list for each object of another kind, whose id goes where the path has `{}`.
-    Under(Kind, &'static str),
-    /// Not by itself: the list of this kind brings it along.
-    Inside(Kind),
-    /// Relations, composed for each object of that kind from lists of their other side.
-    Composed(Kind, Composition),
-    /// Relations, asked for one by one: those of each object of these kinds.
-    Whole(&'static [Kind]),
-}
-
-impl Listed {
-    /// Of which kinds the objects must be known before.
-    #[must_use]
-    pub fn parents(self) -> Vec<Kind> {
-        match self {
-            Self::Everywhere(_) | Self::Inside(_) => Vec::new(),
-            Self::Under(parent, _) | Self::Composed(parent, _) => vec![parent],
-            Self::Whole(owners) => owners.to_vec(),
-        }
-    }
-}
-
-/// How relations are composed: everything that is in one of the groups, for each of the groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Composition {
-    /// The kind of the groups, and their list, with `{}` for the id of what holds them.
-    pub groups: (Kind, &'static str),
-    /// The list of what is in one of them, with `{}` for its id and `{holder}` for the id of what holds it. What follows
-    /// `#` is for the rate budget and not for WorkOS.
-    pub members: &'static str,
-}
-
-/// The path of the list that belongs to one object.
-#[must_use]
-pub fn list_under(path: &str, id: &str) -> String {
-    path.replace("{}", &segment(id).replace('&', "%26").replace('+', "%2B"))
-}
-
-/// The same path, within the object that holds it.
-#[must_use]
-pub fn list_within(path: &str, holder: &str) -> String {
-    path.replace("{holder}", &segment(holder))
-}
+use door::{replace_nul, strip};
+use listed::segment;
+pub use listed::{Composition, Listed, list_under, list_within};
 
 /// The lists of what belongs to an object, each with the kind that it lists.
 pub fn lists_of(object: &ObjectRef) -> impl Iterator<Item = (Kind, String)> {
@@ -175,59 +102,6 @@ pub struct Answered<R> {
     pub parents: Vec<ObjectRef>,
     /// Other objects that came with it.
     pub embedded: Vec<(Kind, Fields)>,
-}
-
-/// Fields of an object that WorkOS documents as secret. They are dropped at the door, wherever they stand in an answer.
-const SECRETS: [&str; 9] = [
-    "verification_token",
-    "token",
-    "accept_invitation_url",
-    "code",
-    "secret",
-    "password_reset_token",
-    "password_reset_url",
-    // Of an API key. What is kept of it is its obfuscated value.
-    "value",
-    "client_secret",
-];
-
-/// Fields whose content is not WorkOS's and may use the same names: what the application or the directory keeps there. The
-/// addresses of a directory user are a `value` each, and no secret.
-const SPARED: [&str; 4] = ["metadata", "custom_attributes", "raw_attributes", "emails"];
-
-/// Drops what is secret from an object and from everything in it.
-fn strip(fields: &mut Fields) {
-    for secret in SECRETS {
-        fields.remove(secret);
-    }
-    let rest = fields.iter_mut().filter(|(name, _)| !SPARED.contains(&name.as_str()));
-    rest.for_each(|(_, value)| strip_within(value));
-}
-
-fn strip_within(value: &mut Value) {
-    match value {
-        Value::Object(fields) => strip(fields),
-        Value::Array(items) => items.iter_mut().for_each(strip_within),
-        _ => {}
-    }
-}
-
-/// Replaces the NUL characters that Postgres cannot hold.
-fn replace_nul(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.values_mut().for_each(replace_nul);
-            if fields.keys().any(|key| key.contains('\0')) {
-                *fields = std::mem::take(fields)
-                    .into_iter()
-                    .map(|(key, value)| (key.replace('\0', "\u{FFFD}"), value))
-                    .collect();
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(replace_nul),
-        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{FFFD}"),
-        _ => {}
-    }
 }
 
 /// An object as WorkOS has it now.
