@@ -23,10 +23,11 @@ const SEGMENT: &AsciiSet = &CONTROLS
     .add(b']')
     .add(b';');
 
-/// An id as a segment of a path. `.` and `..` would change the path, so their dots are escaped.
+/// An id as a segment of a path. `.` and `..` would change the path, also with their dots escaped: what they become is
+/// the id of nothing.
 pub(super) fn segment(id: &str) -> String {
     match id {
-        "." | ".." => id.replace('.', "%2E"),
+        "." | ".." => id.replace('.', "%252E"),
         id => utf8_percent_encode(id, SEGMENT).to_string(),
     }
 }
@@ -78,4 +79,22 @@ pub fn list_under(path: &str, id: &str) -> String {
 #[must_use]
 pub fn list_within(path: &str, holder: &str) -> String {
     path.replace("{holder}", &segment(holder))
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Url;
+
+    use super::*;
+
+    #[test]
+    fn an_id_cannot_leave_its_path() {
+        let base = Url::parse("https://api.example.com/v1/").expect("an address");
+        for (id, path) in
+            [("../x", "..%2Fx"), ("..", "%252E%252E"), (".", "%252E"), ("a b?c#d", "a%20b%3Fc%23d")]
+        {
+            let url = base.join(&format!("users/{}", segment(id))).expect("an address");
+            assert_eq!(url.as_str(), format!("https://api.example.com/v1/users/{path}"));
+        }
+    }
 }
