@@ -137,9 +137,9 @@ async fn carry(client: Client, single: Single, mut queue: mpsc::UnboundedReceive
         }
         if members.len() < LEAST {
             let started = Instant::now();
-            alone(&single, members.drain(..)).await;
-            // It is quiet, and the broker answers at once: nothing gathers while one waits.
-            if started.elapsed() < SLOW {
+            let stored = alone(&single, members.drain(..)).await;
+            // It is quiet, and the broker acknowledges at once: nothing gathers while one waits.
+            if stored && started.elapsed() < SLOW {
                 pace.better.store(false, Ordering::Relaxed);
                 pace.took.store(0, Ordering::Relaxed);
             }
@@ -157,7 +157,9 @@ async fn carry(client: Client, single: Single, mut queue: mpsc::UnboundedReceive
                     let _ = member.stored.send(Ok(Stored::New));
                 }
             }
-            Outcome::Refused => alone(&single, group).await,
+            Outcome::Refused => {
+                alone(&single, group).await;
+            }
             Outcome::Unknown(why) => {
                 for member in group {
                     let _ = member.stored.send(Err(why));
@@ -168,12 +170,15 @@ async fn carry(client: Client, single: Single, mut queue: mpsc::UnboundedReceive
     }
 }
 
-/// Stores messages one by one, at the same time.
-async fn alone(single: &Single, members: impl IntoIterator<Item = Member>) {
-    join_all(members.into_iter().map(|member| async move {
-        let _ = member.stored.send(single.store(member.outgoing).await);
-    }))
-    .await;
+/// Stores messages one by one, at the same time. Says whether all of them are.
+async fn alone(single: &Single, members: impl IntoIterator<Item = Member>) -> bool {
+    let stored = join_all(members.into_iter().map(|member| async move {
+        let stored = single.store(member.outgoing).await;
+        let is_stored = stored.is_ok();
+        let _ = member.stored.send(stored);
+        is_stored
+    }));
+    stored.await.into_iter().all(|is_stored| is_stored)
 }
 
 /// What became of a group.
