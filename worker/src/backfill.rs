@@ -18,7 +18,7 @@ use crate::progress::Progress;
 use crate::reconcile::{self, Settled, Settlements};
 use crate::runs::{self, Run};
 use crate::sync::{Sync, Told, within_time};
-use crate::walk::{Position, Visitor, Walk, Walker, is_left_out, plan};
+use crate::walk::{Position, Visitor, Walk, Walker, narrowed, plan};
 
 /// The name in the books.
 const COMMAND: &str = "backfill";
@@ -133,7 +133,10 @@ pub async fn run(backfill: &Backfill) -> Result<Summary, Interruption> {
     };
     for walk in plan(&backfill.only) {
         let is_done = books.state().checkpoint.done.contains(&walk.kind);
-        if !is_done && !is_left_out(sync, patience, &backfill.only, &walk).await? {
+        if is_done {
+            continue;
+        }
+        if let Some(walk) = narrowed(sync, patience, &backfill.only, walk).await? {
             backfill.carry_out(&books, &walk).await?;
         }
     }
@@ -208,11 +211,10 @@ impl Backfill {
             },
         };
         if !walking.complete {
-            self.progress
-                .begin(&format!("listing {}", object::table(walk.kind)), self.steps(walk.kind).await?);
+            self.progress.begin(&format!("listing {}", object::table(walk.kind)), self.steps(walk).await?);
             let visitor = Writing { backfill: self, books, walk, fence: walking.fence };
             let walker = Walker {
-                kind: walk.kind,
+                walk,
                 workos: &self.sync.workos,
                 patience: &self.patience,
                 parallel: self.parallel,
@@ -243,12 +245,8 @@ impl Backfill {
     }
 
     /// How many steps the progress of a walk has, as far as the mirror knows.
-    async fn steps(&self, kind: Kind) -> Result<Option<u64>, Interruption> {
-        let counted = match object::listed(kind) {
-            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
-            Listed::Whole(owners) => owners.first().copied().unwrap_or(kind),
-            Listed::Everywhere(_) | Listed::Inside(_) => kind,
-        };
+    async fn steps(&self, walk: &Walk) -> Result<Option<u64>, Interruption> {
+        let counted = walk.counted();
         let count = || within_time(runs::live_count(&self.sync.database, &self.sync.env, counted.name()));
         Ok(Some(self.patience.postgres(count).await?).filter(|count| *count > 0))
     }

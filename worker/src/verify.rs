@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::reconcile;
 use crate::runs::{self, Lock};
 use crate::sync::{Sync, Told, within_time};
-use crate::walk::{Position, Visitor, Walk, Walker, is_left_out, plan};
+use crate::walk::{Position, Visitor, Walk, Walker, narrowed, plan};
 use crate::workos::Answer;
 
 pub use schedule::{Schedule, scheduled};
@@ -192,10 +192,9 @@ impl Verify {
         let found = Found { report: Report { counts, drifts: Vec::new() }, suspects: BTreeMap::new() };
         let comparison = Comparison { verify: self, seen, found: Mutex::new(found) };
         for walk in plan(&self.only) {
-            if is_left_out(&self.sync, &self.patience, &self.only, &walk).await? {
-                continue;
+            if let Some(walk) = narrowed(&self.sync, &self.patience, &self.only, walk).await? {
+                comparison.carry_out(&walk).await?;
             }
-            comparison.carry_out(&walk).await?;
         }
         comparison.confirm(1).await?;
         let report = std::mem::take(&mut comparison.found().report);
@@ -244,12 +243,7 @@ impl Comparison<'_> {
     /// Reads every list of a walk, then looks for rows that none of them had.
     async fn carry_out(&self, walk: &Walk) -> Result<(), Interruption> {
         let Verify { sync, patience, progress, .. } = self.verify;
-        let counted = match object::listed(walk.kind) {
-            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
-            Listed::Whole(owners) => owners.first().copied().unwrap_or(walk.kind),
-            Listed::Everywhere(_) | Listed::Inside(_) => walk.kind,
-        };
-        let count = || within_time(runs::live_count(&sync.database, &sync.env, counted.name()));
+        let count = || within_time(runs::live_count(&sync.database, &sync.env, walk.counted().name()));
         let steps = patience.postgres(count).await?;
         progress.begin(
             &format!("comparing {}", object::table(walk.kind)),
@@ -257,7 +251,7 @@ impl Comparison<'_> {
         );
         let visitor = Reading { comparison: self, walk };
         let walker = Walker {
-            kind: walk.kind,
+            walk,
             workos: &sync.workos,
             patience,
             parallel: self.verify.parallel,

@@ -62,6 +62,8 @@ pub struct Walk {
     pub kind: Kind,
     /// What is taken from them.
     pub brings: Vec<Kind>,
+    /// Objects of this kind have too many lists of their own: those are not read.
+    pub without: Option<Kind>,
 }
 
 /// The walks that bring these kinds and those whose objects have lists of them, parents first: WorkOS, not the
@@ -85,42 +87,66 @@ pub fn plan(only: &[Kind]) -> Vec<Walk> {
                 .into_iter()
                 .filter(|kind| source(*kind) == walked && wanted.contains(kind))
                 .collect();
-            (!brings.is_empty()).then_some(Walk { kind: walked, brings })
+            (!brings.is_empty()).then_some(Walk { kind: walked, brings, without: None })
         })
         .collect()
 }
 
-/// With more users, what has a list for each of them is only listed when it is asked for by name.
+/// With more users, the lists that each of them has are only read when their kind is asked for by name.
 const FEW_USERS: i64 = 1_000;
 
-/// Whether a walk is left out of everything: it needs a request for each user, and there are many. Says so.
-pub async fn is_left_out(
+/// What of a walk belongs to everything: users' own lists do not when there are many users, for each needs a request. Says
+/// so. `None` when nothing is left.
+pub async fn narrowed(
     sync: &crate::sync::Sync,
     patience: &Patience,
     only: &[Kind],
-    walk: &Walk,
-) -> Result<bool, Interruption> {
-    let one_by_one =
-        matches!(object::listed(walk.kind), Listed::Whole(owners) if owners.contains(&Kind::User));
-    if !one_by_one || only.len() < Kind::ALL.len() {
-        return Ok(false);
+    walk: Walk,
+) -> Result<Option<Walk>, Interruption> {
+    let Listed::Whole(owners) = object::listed(walk.kind) else { return Ok(Some(walk)) };
+    if !owners.contains(&Kind::User) || only.len() < Kind::ALL.len() {
+        return Ok(Some(walk));
     }
     let count = || within_time(runs::live_count(&sync.database, &sync.env, Kind::User.name()));
     let users = i64::try_from(patience.postgres(count).await?).unwrap_or(i64::MAX);
-    if users > FEW_USERS {
-        let table = object::table(walk.kind);
-        tracing::warn!(
-            users,
-            "{table} are left out, they need a request for each user; `--only {table}` lists them"
-        );
+    if users <= FEW_USERS {
+        return Ok(Some(walk));
     }
-    Ok(users > FEW_USERS)
+    let table = object::table(walk.kind);
+    tracing::warn!(
+        users,
+        "{table} of users are left out, they need a request for each user; `--only {table}` lists them"
+    );
+    let narrowed = Walk { without: Some(Kind::User), ..walk };
+    let is_left = narrowed.owners().next().is_some();
+    Ok(is_left.then_some(narrowed))
+}
+
+impl Walk {
+    /// The kind of which a walk has as many steps as the mirror has rows.
+    #[must_use]
+    pub fn counted(&self) -> Kind {
+        match object::listed(self.kind) {
+            Listed::Under(parent, _) | Listed::Composed(parent, _) => parent,
+            Listed::Whole(_) => self.owners().next().unwrap_or(self.kind),
+            Listed::Everywhere(_) | Listed::Inside(_) => self.kind,
+        }
+    }
+
+    /// The kinds of objects whose relations are asked for one by one.
+    pub fn owners(&self) -> impl Iterator<Item = Kind> {
+        let owners = match object::listed(self.kind) {
+            Listed::Whole(owners) => owners,
+            _ => &[],
+        };
+        owners.iter().copied().filter(|owner| Some(*owner) != self.without)
+    }
 }
 
 /// How lists are asked for.
 pub struct Walker<'a, V> {
-    /// Whose lists.
-    pub kind: Kind,
+    /// Which lists.
+    pub walk: &'a Walk,
     /// WorkOS.
     pub workos: &'a WorkOs,
     /// How long it is worth trying.
@@ -268,11 +294,11 @@ impl<V: Visitor> Walker<'_, V> {
 
     /// Whose lists come next, after those of `begun`.
     async fn next_lists(&self, begun: Option<&str>) -> Result<Vec<String>, Interruption> {
-        match object::listed(self.kind) {
+        match object::listed(self.walk.kind) {
             Listed::Under(parent, _) | Listed::Composed(parent, _) => {
                 self.visitor.parents(parent, begun.unwrap_or_default()).await
             }
-            Listed::Whole(owners) => self.next_owners(owners, begun).await,
+            Listed::Whole(_) => self.next_owners(begun).await,
             // One list, begun or not.
             Listed::Everywhere(_) | Listed::Inside(_) if begun.is_some() => Ok(Vec::new()),
             Listed::Everywhere(_) | Listed::Inside(_) => Ok(vec![String::new()]),
@@ -280,26 +306,26 @@ impl<V: Visitor> Walker<'_, V> {
     }
 
     /// Whose relations come next: those of one kind of owners, then those of the next.
-    async fn next_owners(&self, owners: &[Kind], begun: Option<&str>) -> Result<Vec<String>, Interruption> {
-        let name = |owner: Kind, id: &str| object::relation_of(self.kind, owner, id).id;
-        for owner in owners {
-            let before = name(*owner, "");
+    async fn next_owners(&self, begun: Option<&str>) -> Result<Vec<String>, Interruption> {
+        let name = |owner: Kind, id: &str| object::relation_of(self.walk.kind, owner, id).id;
+        for owner in self.walk.owners() {
+            let before = name(owner, "");
             let begun = begun.unwrap_or_default();
             let after = match begun.strip_prefix(&before) {
                 Some(after) => after,
                 None if begun > before.as_str() => continue,
                 None => "",
             };
-            let next = self.visitor.parents(*owner, after).await?;
+            let next = self.visitor.parents(owner, after).await?;
             if !next.is_empty() {
-                return Ok(next.iter().map(|id| name(*owner, id)).collect());
+                return Ok(next.iter().map(|id| name(owner, id)).collect());
             }
         }
         Ok(Vec::new())
     }
 
     fn list(&self, of: String, cursor: Option<String>) -> List {
-        let path = match object::listed(self.kind) {
+        let path = match object::listed(self.walk.kind) {
             Listed::Everywhere(path) => path.to_owned(),
             Listed::Under(_, path) => object::list_under(path, &of),
             // Walked is what brings it, or asked for is what it is composed of.
@@ -368,26 +394,26 @@ impl<V: Visitor> Walker<'_, V> {
     }
 
     async fn ask(&self, list: &List, after: Option<&str>) -> Result<Asked, Interruption> {
-        if let Listed::Composed(_, composition) = object::listed(self.kind) {
+        if let Listed::Composed(_, composition) = object::listed(self.walk.kind) {
             let fence = self.visitor.leaving().await?;
             let composing = whole::Composing {
                 workos: self.workos,
                 patience: self.patience,
                 lane: Lane::Backfill,
-                kind: self.kind,
+                kind: self.walk.kind,
                 composition,
             };
             let page = composing.compose(&list.of, &mut Pace::default()).await?;
             return Ok(Asked { fence, page });
         }
-        let is_whole = matches!(object::listed(self.kind), Listed::Whole(_));
+        let is_whole = matches!(object::listed(self.walk.kind), Listed::Whole(_));
         let mut attempts = self.patience.attempts();
         let of = Some(list.of.as_str()).filter(|of| !of.is_empty());
         loop {
             let fence = self.visitor.leaving().await?;
             let page = tokio::select! {
                 page = self.whole(&list.of), if is_whole => page,
-                page = listing::page(self.workos, self.kind, of, &list.path, after, Lane::Backfill), if !is_whole => page,
+                page = listing::page(self.workos, self.walk.kind, of, &list.path, after, Lane::Backfill), if !is_whole => page,
                 () = self.patience.stop.cancelled() => return Err(Interruption::Stopped),
             };
             let failure = match page {
@@ -403,7 +429,7 @@ impl<V: Visitor> Walker<'_, V> {
 
     /// Asks for a relation; `None` when its owner is gone, or WorkOS does not list it.
     async fn whole(&self, owner: &str) -> Result<Option<Page>, Failure> {
-        let relation = ObjectRef::new(self.kind, owner);
+        let relation = ObjectRef::new(self.walk.kind, owner);
         let Some(reply) = self.workos.ask(&[relation], Lane::Backfill).await.pop() else { return Ok(None) };
         match reply.answer {
             Ok(Answer::Found(record)) => {
@@ -416,7 +442,7 @@ impl<V: Visitor> Walker<'_, V> {
     }
 
     fn name(&self, list: &List) -> String {
-        let table = object::table(self.kind);
+        let table = object::table(self.walk.kind);
         if list.of.is_empty() {
             format!("the list of {table}")
         } else {
@@ -451,6 +477,9 @@ mod tests {
     #[test]
     fn what_has_no_list_is_brought_by_what_holds_it() {
         let walks = plan(&[Kind::OrganizationDomain]);
-        assert_eq!(walks, [Walk { kind: Kind::Organization, brings: vec![Kind::OrganizationDomain] }]);
+        assert_eq!(
+            walks,
+            [Walk { kind: Kind::Organization, brings: vec![Kind::OrganizationDomain], without: None }]
+        );
     }
 }

@@ -322,3 +322,31 @@ async fn a_key_of_another_environment_deletes_nothing() {
     assert_eq!(told.code(), Some(0), "{}", told.stderr);
     world.assert_in_step().await;
 }
+
+#[tokio::test]
+async fn beyond_a_thousand_users_keys_of_organizations_are_listed_and_those_of_users_only_by_name() {
+    let world = World::builder().without_programs().start().await;
+    world.sim().seed(&Company { users: 1_001, organizations: 2, memberships_per_user: 0, ..COMPANY });
+    let sim = world.sim();
+    let key = |of_type: &str, owner: &String| {
+        sim.silently_create(Kind::ApiKey, json!({"owner": {"type": of_type, "id": owner}}))
+    };
+    let of_acme = key("organization", &sim.ever(Kind::Organization)[0]);
+    let of_ada = key("user", &sim.ever(Kind::User)[0]);
+    let ended = world.worker_command(&["backfill"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("api_keys of users are left out"), "{}", ended.stderr);
+    assert!(world.row(Kind::ApiKey, &of_acme).await.is_some());
+    assert!(world.row(Kind::ApiKey, &of_ada).await.is_none());
+
+    assert_eq!(world.worker_command(&["backfill", "--only", "api_keys"]).await.code(), Some(0));
+    assert!(world.row(Kind::ApiKey, &of_ada).await.is_some());
+    // WorkOS told nobody. What the mirror has is looked at, whoever owns it.
+    for gone in [&of_acme, &of_ada] {
+        sim.silently_delete(Kind::ApiKey, gone);
+    }
+    let verified = world.worker_command(&["verify", "--repair"]).await;
+    assert_eq!(verified.code(), Some(0), "{}", verified.stderr);
+    assert!(world.row(Kind::ApiKey, &of_acme).await.is_none());
+    assert!(world.row(Kind::ApiKey, &of_ada).await.is_none());
+}
