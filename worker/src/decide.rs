@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use shared::event::{Event, Member};
 
 use crate::failure::Failure;
@@ -37,12 +37,34 @@ pub enum Standing {
     Fails(Failure),
 }
 
-/// Decides where an event stands. `sequence` is its place in the stream whose life is `life`; `life`
-/// is `None` when it is not certain which life the sequence belongs to.
+/// How much later than a question an event is published by the broker's clock, for the question not to have known of it
+/// whatever the sequences say: clocks differ a little.
+const SURELY_LATER: TimeDelta = TimeDelta::seconds(5);
+
+/// Where an event is in the stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its sequence.
+    pub sequence: i64,
+    /// When it was published, by the broker's clock.
+    pub published: DateTime<Utc>,
+}
+
+impl Place {
+    /// Whether an answer covers it that reaches so far in the stream of this life. A stream that lost its end (a power
+    /// loss, a restored backup) gives the same sequences to other events: those were published after the question.
+    fn is_covered(self, life: Option<Life>, known: &Known) -> bool {
+        known.covers.is_some_and(|(of, covers)| Some(of) == life && self.sequence <= covers)
+            && known.asked_at.is_none_or(|asked| self.published <= asked + SURELY_LATER)
+    }
+}
+
+/// Decides where an event stands. `place` is in the stream whose life is `life`; `life` is `None` when it is not certain
+/// which life its sequence belongs to.
 #[must_use]
 pub fn standing(
     event: &Event,
-    sequence: i64,
+    place: Place,
     life: Option<Life>,
     settled: bool,
     known: Option<&Known>,
@@ -76,7 +98,6 @@ pub fn standing(
     if known.deleted_by == Some(DeletedBy::Event) && !outlived {
         return Standing::Ends(Outcome::Superseded, "deleted");
     }
-    let covered = known.covers.is_some_and(|(of, covers)| Some(of) == life && sequence <= covers);
     // An answer that is older than what this event says was a stale read: it does not cover it.
     // Nor does a tombstone cover an event that tells of a later life.
     let stale = match known.deleted_by {
@@ -88,7 +109,7 @@ pub fn standing(
     };
     // How a member ended, the event itself tells and no answer does.
     let tells_an_end = event.member.as_ref().is_some_and(Member::tells_its_end);
-    if covered && !stale && !tells_an_end {
+    if place.is_covered(life, known) && !stale && !tells_an_end {
         Standing::Ends(Outcome::Superseded, COVERED)
     } else {
         Standing::Asks
@@ -186,6 +207,10 @@ mod tests {
         }
     }
 
+    fn place(sequence: i64) -> Place {
+        Place { sequence, published: at(0) }
+    }
+
     fn covering(sequence: i64, updated_at: Option<DateTime<Utc>>) -> Known {
         Known { fence: 7, covers: Some((at(1), sequence)), updated_at, has_row: true, ..Known::default() }
     }
@@ -198,15 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_was_given_twice_does_not_cover_what_was_published_after_the_question() {
+        let known = Known { asked_at: Some(at(100)), ..covering(10, None) };
+        let update = event("user.updated", None);
+        let published = |seconds| Place { published: at(seconds), ..place(10) };
+        let stands = |seconds| standing(&update, published(seconds), Some(at(1)), false, Some(&known));
+        for before in [90, 100, 104] {
+            assert_eq!(stands(before), Standing::Ends(Outcome::Superseded, COVERED), "{before}");
+        }
+        assert_eq!(stands(106), Standing::Asks);
+    }
+
+    #[test]
     fn an_event_that_an_answer_covers_is_superseded_without_asking() {
         let known = covering(10, Some(at(5)));
         let update = event("user.updated", Some(at(5)));
         assert_eq!(
-            standing(&update, 10, Some(at(1)), false, Some(&known)),
+            standing(&update, place(10), Some(at(1)), false, Some(&known)),
             Standing::Ends(Outcome::Superseded, COVERED)
         );
         assert_eq!(
-            standing(&update, 11, Some(at(1)), false, Some(&known)),
+            standing(&update, place(11), Some(at(1)), false, Some(&known)),
             Standing::Asks,
             "published later"
         );
@@ -216,36 +253,39 @@ mod tests {
     fn an_answer_that_was_a_stale_read_covers_nothing_newer() {
         let known = covering(10, Some(at(5)));
         let newer = event("user.updated", Some(at(6)));
-        assert_eq!(standing(&newer, 10, Some(at(1)), false, Some(&known)), Standing::Asks);
+        assert_eq!(standing(&newer, place(10), Some(at(1)), false, Some(&known)), Standing::Asks);
     }
 
     #[test]
     fn sequences_of_another_life_of_the_stream_say_nothing() {
         let known = covering(10, Some(at(5)));
         let update = event("user.updated", None);
-        assert_eq!(standing(&update, 3, Some(at(2)), false, Some(&known)), Standing::Asks);
-        assert_eq!(standing(&update, 3, None, false, Some(&known)), Standing::Asks);
+        assert_eq!(standing(&update, place(3), Some(at(2)), false, Some(&known)), Standing::Asks);
+        assert_eq!(standing(&update, place(3), None, false, Some(&known)), Standing::Asks);
     }
 
     #[test]
     fn a_deletion_is_never_covered() {
         let known = covering(10, Some(at(5)));
         assert_eq!(
-            standing(&event("user.deleted", None), 3, Some(at(1)), false, Some(&known)),
+            standing(&event("user.deleted", None), place(3), Some(at(1)), false, Some(&known)),
             Standing::Deletes
         );
-        assert_eq!(standing(&event("user.deleted", None), 3, Some(at(1)), false, None), Standing::Deletes);
+        assert_eq!(
+            standing(&event("user.deleted", None), place(3), Some(at(1)), false, None),
+            Standing::Deletes
+        );
     }
 
     #[test]
     fn what_an_event_declared_deleted_is_not_asked_for_again() {
         let known = Known { deleted_by: Some(DeletedBy::Event), ..Known::default() };
         assert_eq!(
-            standing(&event("user.updated", Some(at(99))), 99, Some(at(1)), false, Some(&known)),
+            standing(&event("user.updated", Some(at(99))), place(99), Some(at(1)), false, Some(&known)),
             Standing::Ends(Outcome::Superseded, "deleted")
         );
         assert_eq!(
-            standing(&event("user.deleted", None), 99, Some(at(1)), false, Some(&known)),
+            standing(&event("user.deleted", None), place(99), Some(at(1)), false, Some(&known)),
             Standing::Ends(Outcome::Unchanged, "already_deleted")
         );
     }
@@ -262,7 +302,7 @@ mod tests {
     #[test]
     fn a_deletion_of_a_key_ends_the_life_that_had_it_by_then() {
         let deletion = of_a_role("role.deleted", 20, 15);
-        let standing_with = |known: &Known| standing(&deletion, 3, Some(at(1)), false, Some(known));
+        let standing_with = |known: &Known| standing(&deletion, place(3), Some(at(1)), false, Some(known));
         let alive = |born| Known { born_at: Some(at(born)), has_row: true, ..Known::default() };
         assert_eq!(standing_with(&alive(10)), Standing::Deletes);
         assert_eq!(standing_with(&alive(30)), Standing::Ends(Outcome::Superseded, BORN_LATER));
@@ -278,7 +318,7 @@ mod tests {
             Known { deleted_by: Some(DeletedBy::Event), died_at: Some(at(20)), ..covering(10, Some(at(15))) };
         let stands = |updated_at| {
             let event = of_a_role("role.created", updated_at, updated_at);
-            standing(&event, 3, Some(at(1)), false, Some(&known))
+            standing(&event, place(3), Some(at(1)), false, Some(&known))
         };
         assert_eq!(stands(15), Standing::Ends(Outcome::Superseded, "deleted"));
         assert_eq!(stands(25), Standing::Asks, "whatever the tombstone covers");
@@ -290,19 +330,19 @@ mod tests {
     #[test]
     fn an_unknown_type_is_ignored_and_an_event_without_its_id_is_malformed() {
         assert_eq!(
-            standing(&event("planet.created", None), 1, None, false, None),
+            standing(&event("planet.created", None), place(1), None, false, None),
             Standing::Ends(Outcome::Ignored, "not_mirrored")
         );
         let mut later = event("user.updated", None);
         later.kind = Some("planet".to_owned());
         assert_eq!(
-            standing(&later, 1, None, false, None),
+            standing(&later, place(1), None, false, None),
             Standing::Fails(Failure::LaterVersion),
             "a kind of a later version"
         );
         let mut nameless = event("user.updated", None);
         nameless.object_id = None;
-        assert_eq!(standing(&nameless, 1, None, false, None), Standing::Fails(Failure::Malformed));
+        assert_eq!(standing(&nameless, place(1), None, false, None), Standing::Fails(Failure::Malformed));
     }
 
     #[test]

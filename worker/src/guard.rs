@@ -46,6 +46,8 @@ pub struct Known {
     pub fence: i64,
     /// Events up to this sequence are answered, in that life of the stream.
     pub covers: Option<(Life, i64)>,
+    /// When its question was asked.
+    pub asked_at: Option<DateTime<Utc>>,
     /// `updated_at` of the answer that was taken.
     pub updated_at: Option<DateTime<Utc>>,
     /// When it was first answered with an unexplained 404.
@@ -102,6 +104,7 @@ pub async fn look_up(
                object.fence AS "fence?",
                object.stream AS "stream?",
                object.covers AS "covers?",
+               object.asked_at AS "asked_at?",
                object.updated_at AS "updated_at?",
                object.missing_since AS "missing_since?",
                object.deleted_by AS "deleted_by?",
@@ -136,6 +139,7 @@ pub async fn look_up(
             known: row.fence.map(|fence| Known {
                 fence,
                 covers: row.stream.zip(row.covers),
+                asked_at: row.asked_at,
                 updated_at: row.updated_at,
                 missing_since: row.missing_since,
                 deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),
@@ -162,6 +166,7 @@ pub async fn known(
                object.fence,
                object.stream,
                object.covers,
+               object.asked_at,
                object.updated_at,
                object.missing_since,
                object.deleted_by,
@@ -187,6 +192,7 @@ pub async fn known(
             let known = Known {
                 fence: row.fence,
                 covers: row.stream.map(|stream| (stream, row.covers)),
+                asked_at: row.asked_at,
                 updated_at: row.updated_at,
                 missing_since: row.missing_since,
                 deleted_by: row.deleted_by.as_deref().and_then(DeletedBy::parse),

@@ -18,7 +18,7 @@ use crate::burst::{self, Bursts, Waiting};
 use crate::by_list::ByList;
 use crate::database::{self, Trouble};
 use crate::dead_letter::{DeadLetters, Doomed};
-use crate::decide::{self, Standing};
+use crate::decide::{self, Place, Standing};
 use crate::failure::{Failure, Remedy, Retries};
 use crate::guard::{self, Covers, DeletedBy, Found, Known, Question, Wanted};
 use crate::metrics::Metrics;
@@ -90,7 +90,14 @@ impl Delivery {
         Some(Self {
             object: event.object(),
             // What it used up before stands in the ledger.
-            delivered: Delivered { event, sequence, delivery, attempts: 0, begun: 0 },
+            delivered: Delivered {
+                event,
+                sequence,
+                published: info.published,
+                delivery,
+                attempts: 0,
+                begun: 0,
+            },
             pending,
             message,
         })
@@ -216,7 +223,8 @@ enum Settlement {
 /// not available, so that the caller stops pulling.
 pub async fn batch(means: &Means, deliveries: Vec<Delivery>, begun: Begun) -> Result<(), Trouble> {
     means.metrics.batch(deliveries.len());
-    let is_followed = deliveries.iter().any(Delivery::is_followed);
+    let last = deliveries.iter().max_by_key(|delivery| delivery.delivered.sequence);
+    let is_followed = last.is_some_and(Delivery::is_followed);
     let mut messages = Vec::with_capacity(deliveries.len());
     let mut objects = Vec::with_capacity(deliveries.len());
     let mut batch = Vec::with_capacity(deliveries.len());
@@ -583,8 +591,9 @@ impl Round<'_> {
                 ..known.clone()
             });
             let life = last.map(|_| self.covers.life);
-            let Delivered { event, sequence, .. } = &batch[place];
-            decide::standing(event, *sequence, life, found.settled.is_some(), known.as_ref())
+            let Delivered { event, sequence, published, .. } = &batch[place];
+            let place = Place { sequence: *sequence, published: *published };
+            decide::standing(event, place, life, found.settled.is_some(), known.as_ref())
         };
         let all = || places.iter().copied().zip(found);
         let compares = all().any(|(place, found)| {

@@ -1,12 +1,16 @@
 //! What is known of the stream that a subscription reads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::{Info, Stream};
 use chrono::SubsecRound as _;
 use tokio::sync::Notify;
 
 use crate::guard::Life;
+
+/// How long a batch waits for the broker to tell about the stream. Without an answer it asks WorkOS more than it needs.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The life of a stream, to the microsecond that Postgres keeps.
 pub(crate) fn life_of(info: &Info) -> Life {
@@ -36,14 +40,18 @@ impl Begun {
 
     /// Its last sequence by now, by the broker; `None` when it does not tell, or when the stream was made anew since.
     pub async fn last_by_now(&self) -> Option<i64> {
-        match self.stream.get_info().await {
-            Ok(info) if life_of(&info) == self.life => Some(last_of(&info)),
-            Ok(_) => {
+        match tokio::time::timeout(PATIENCE, self.stream.get_info()).await {
+            Ok(Ok(info)) if life_of(&info) == self.life => Some(last_of(&info)),
+            Ok(Ok(_)) => {
                 self.reborn.notify_one();
                 None
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(error = %error, "could not ask the broker about the stream");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("the broker does not tell about the stream in time");
                 None
             }
         }

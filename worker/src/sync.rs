@@ -125,6 +125,8 @@ pub struct Delivered {
     pub event: Event,
     /// Its sequence in the stream.
     pub sequence: i64,
+    /// When it was stored there, by the broker's clock.
+    pub published: DateTime<Utc>,
     /// Which delivery this is, from 1.
     pub delivery: u32,
     /// Attempts that it used up before, by the ledger.
