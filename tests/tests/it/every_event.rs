@@ -1,7 +1,7 @@
-//! Every event type of the catalogue, from WorkOS to its outcome: types of a kind by what the simulator makes of the
-//! kind, the others by a payload in `fixtures/events`.
+//! Every event type of the catalogue, from WorkOS to its outcome, and a payload of each in `fixtures/events`: types of a
+//! kind travel with what the simulator makes of the kind, and look like their payload; the others travel with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -12,19 +12,98 @@ use support::world::World;
 
 use crate::ledger::outcome;
 
-/// What the payload of a type that is not mirrored looks like.
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/events")
+}
+
+/// What the payload of a type looks like.
 pub(crate) fn fixture(event_type: &str) -> Value {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/events").join(format!("{event_type}.json"));
+    let path = fixtures().join(format!("{event_type}.json"));
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{event_type} has no fixture: {}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// An API key of an organization, and nothing else that nobody tells of.
-fn api_key(sim: &Sim) -> String {
-    let owner = json!({"type": "organization", "id": sim.make(Kind::Organization, false)});
-    sim.silently_create(Kind::ApiKey, json!({"owner": owner}))
+#[test]
+fn every_type_of_the_catalogue_has_a_fixture_and_every_fixture_is_of_one() {
+    let there: BTreeSet<String> = std::fs::read_dir(fixtures())
+        .expect("the fixtures")
+        .map(|file| file.expect("a fixture").file_name().into_string().expect("a name"))
+        .collect();
+    let wanted: BTreeSet<String> = ENTRIES.iter().map(|entry| format!("{}.json", entry.event_type)).collect();
+    let missing: Vec<_> = wanted.difference(&there).collect();
+    assert!(missing.is_empty(), "these types have no fixture: {missing:?}");
+    let left_over: Vec<_> = there.difference(&wanted).collect();
+    assert!(left_over.is_empty(), "these fixtures are of no type: {left_over:?}");
+    for entry in ENTRIES {
+        assert!(fixture(entry.event_type).is_object(), "{}", entry.event_type);
+    }
+}
+
+/// Members whose names are the application's or the customer's, not WorkOS's.
+const NAMED_BY_OTHERS: [&str; 3] = ["custom_attributes", "metadata", "raw_attributes"];
+
+/// Adds the names of members that one of two payloads has and the other lacks, with `+` or `-` before the path. A list is
+/// what its first item is; what one of them leaves empty or null may be anything.
+fn differences(path: &str, told: &Value, fixture: &Value, found: &mut Vec<String>) {
+    match (told, fixture) {
+        (Value::Object(told), Value::Object(fixture)) => {
+            found.extend(
+                told.keys().filter(|name| !fixture.contains_key(*name)).map(|name| format!("+{path}.{name}")),
+            );
+            for (name, of_fixture) in fixture {
+                match told.get(name) {
+                    Some(_) if NAMED_BY_OTHERS.contains(&name.as_str()) => {}
+                    Some(of_told) => differences(&format!("{path}.{name}"), of_told, of_fixture, found),
+                    None => found.push(format!("-{path}.{name}")),
+                }
+            }
+        }
+        (Value::Array(told), Value::Array(fixture)) => {
+            if let (Some(told), Some(fixture)) = (told.first(), fixture.first()) {
+                differences(&format!("{path}[]"), told, fixture, found);
+            }
+        }
+        (Value::Null, _) | (_, Value::Null) => {}
+        _ if std::mem::discriminant(told) == std::mem::discriminant(fixture) => {}
+        _ => found.push(format!("{path} is of another type")),
+    }
+}
+
+#[test]
+fn a_payload_is_like_another_by_its_names_and_not_by_what_it_says() {
+    let fixture =
+        json!({"id": "1", "at": null, "owner": {"id": "2"}, "domains": [{"id": "3"}], "metadata": {}});
+    let like = json!({"id": "4", "at": "now", "owner": null, "domains": [], "metadata": {"any": "name"}});
+    let unlike = json!({"id": 1, "owner": {"ids": "2"}, "domains": [{"id": "3", "x": 1}], "metadata": {}});
+    let compared = |told: &Value| {
+        let mut found = Vec::new();
+        differences("data", told, &fixture, &mut found);
+        found.sort();
+        found
+    };
+    assert_eq!(compared(&like), Vec::<String>::new());
+    assert_eq!(
+        compared(&unlike),
+        ["+data.domains[].x", "+data.owner.ids", "-data.at", "-data.owner.id", "data.id is of another type"]
+    );
+}
+
+/// Makes an object that only the event under test tells of, with all that events of its kind may tell, and nothing else
+/// that nobody tells of.
+fn make(sim: &Sim, kind: Kind) -> String {
+    match kind {
+        Kind::ApiKey => {
+            let owner = json!({"type": "organization", "id": sim.make(Kind::Organization, false)});
+            sim.silently_create(kind, json!({"owner": owner}))
+        }
+        Kind::Session => {
+            let user = sim.make(Kind::User, false);
+            let organization = sim.make(Kind::Organization, true);
+            sim.silently_create(kind, json!({"user_id": user, "organization_id": organization}))
+        }
+        _ => sim.make(kind, false),
+    }
 }
 
 #[tokio::test]
@@ -36,9 +115,8 @@ async fn every_type_of_the_catalogue_becomes_a_row_or_a_recorded_outcome() {
     for entry in ENTRIES {
         match (entry.kind, entry.operation) {
             (Some(kind), Some(Operation::Deleted)) => to_delete.push((entry, kind, sim.make(kind, true))),
-            // Only this event tells of it.
             (Some(kind), _) => {
-                let key = if kind == Kind::ApiKey { api_key(sim) } else { sim.make(kind, false) };
+                let key = make(sim, kind);
                 let event = match entry.event_type {
                     // What is told of these is final, so it must be true.
                     "session.revoked" => sim.update(kind, &key, json!({"status": "revoked"})),
@@ -60,6 +138,17 @@ async fn every_type_of_the_catalogue_becomes_a_row_or_a_recorded_outcome() {
     }
     world.settled().await;
     world.assert_in_step().await;
+
+    let payloads: BTreeMap<String, Value> =
+        sim.events().into_iter().map(|event| (event.id, event.data)).collect();
+    let mut unlike_fixtures = Vec::new();
+    for (entry, event) in &told {
+        differences(entry.event_type, &payloads[event], &fixture(entry.event_type), &mut unlike_fixtures);
+    }
+    assert!(
+        unlike_fixtures.is_empty(),
+        "what is sent (+) and fixtures (-) have different names: {unlike_fixtures:#?}"
+    );
 
     let mut unlike = BTreeMap::new();
     for (entry, event) in &told {
