@@ -74,7 +74,7 @@ fn fewest(users: usize) -> (usize, usize) {
     (limited, limited + groups.div_ceil(100))
 }
 
-/// Requests that an import may cost: those of the full size, and as many for each page that cannot be done without.
+/// Requests that an import may cost: as many as that of the full size, in proportion to the pages that cannot be done without.
 fn allowed(users: usize) -> f64 {
     let ((_, pages), (_, of_all)) = (fewest(users), fewest(USERS));
     ALLOWED * float(pages) / float(of_all)

@@ -32,7 +32,8 @@ fn the_document_of_events_is_the_catalogue() {
 Generated from the catalogue (`shared/src/catalogue.rs`) by a test; do not edit.
 
 A type of a kind makes the worker ask WorkOS for the object, or bury it if it was deleted. Of the others only that they came is
-recorded, as `ignored`; so is a type that is not in this list. `Events API` says that no webhook can be subscribed to it.
+recorded, as `ignored`; so is a type that is not in this list. `Events API` says that no webhook can be subscribed to it. An
+owner's id is taken only when its `type` says that the owner is an organization.
 
 | event | kind | says | organization | comes by |
 |---|---|---|---|---|
@@ -52,7 +53,10 @@ recorded, as `ignored`; so is a type that is not in this list. `Events API` says
         let organization = match (entry.organization, entry.owner) {
             ([], _) => String::new(),
             (path, []) => below_data(path),
-            (path, owner) => format!("{}, or {}", below_data(path), below_data(&[owner, &["id"]].concat())),
+            (path, owner) => {
+                let id = below_data(&[owner, &["id"]].concat());
+                format!("{}, or {id} of an organization", below_data(path))
+            }
         };
         let channel = if entry.webhook { "webhook, Events API" } else { "Events API" };
         writeln!(text, "| `{}` | {kind} | {says} | {organization} | {channel} |", entry.event_type)
