@@ -1,11 +1,14 @@
 //! Every field that WorkOS documents has a column of its own: what the vendor's SDK reads of an object does not stand in
-//! `_raw` alone, where only what nobody documented belongs.
+//! `_raw` alone, where only what nobody documented belongs. And what a column refers to, the worker knows to be there first.
+
+use std::collections::BTreeSet;
 
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde_json::{Map, Value, json};
 use shared::id::Kind;
 use support::world::{World, mirror};
+use worker::object::{hangs_on, table};
 use workos::models;
 
 /// A field that nobody documented.
@@ -146,4 +149,54 @@ async fn what_workos_documents_has_a_column_and_only_the_unknown_stands_in_raw_a
         assert!(dropped(kind).iter().all(|field| !raw.contains_key(*field)), "{kind}");
     }
     world.assert_in_step().await;
+}
+
+/// The foreign keys of the mirror, from the table that has one to the table that it refers to.
+const REFERENCES: &str = "
+    SELECT child.relname::text, parent.relname::text
+      FROM pg_constraint AS reference
+      JOIN pg_class AS child ON child.oid = reference.conrelid
+      JOIN pg_class AS parent ON parent.oid = reference.confrelid
+     WHERE reference.contype = 'f' AND child.relnamespace = 'workos'::regnamespace";
+
+/// Tables without a kind of their own: what of a kind has no place in its table.
+const PARTS: [(&str, Kind); 1] = [("profiles", Kind::User)];
+
+/// Kinds whose rows leave a reference of their table empty: a role of the environment is of no organization.
+const WITHOUT: [(Kind, Kind); 1] = [(Kind::Role, Kind::Organization)];
+
+/// The kinds that a table has objects of.
+fn kinds_in(wanted: &str) -> Vec<Kind> {
+    let part = PARTS.iter().find(|(name, _)| *name == wanted).map(|(_, kind)| *kind);
+    Kind::ALL.into_iter().filter(|kind| table(*kind) == wanted || part == Some(*kind)).collect()
+}
+
+#[tokio::test]
+async fn a_kind_hangs_on_all_that_its_table_refers_to_and_on_nothing_else() {
+    let world = World::builder().workers(0).ingests(0).start().await;
+    let references: Vec<(String, String)> =
+        sqlx::query_as(REFERENCES).fetch_all(world.pool()).await.expect("the foreign keys");
+    let mut referred: BTreeSet<(Kind, Kind)> = BTreeSet::new();
+    for (child, parent) in &references {
+        let (children, parents) = (kinds_in(child), kinds_in(parent));
+        assert!(
+            !children.is_empty() && !parents.is_empty(),
+            "{child} refers to {parent}: which kinds are that?"
+        );
+        let pairs = children.iter().flat_map(|child| parents.iter().map(|parent| (*child, *parent)));
+        // A part refers to what it is a part of.
+        referred.extend(pairs.filter(|(child, parent)| child != parent));
+    }
+    for pair in WITHOUT {
+        assert!(referred.remove(&pair), "{} needs no exception", pair.0);
+    }
+    let hanging: BTreeSet<(Kind, Kind)> = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| hangs_on(kind).iter().map(move |parent| (kind, *parent)))
+        .collect();
+    let unlike: Vec<_> = hanging.symmetric_difference(&referred).collect();
+    assert!(
+        unlike.is_empty(),
+        "one of `hangs_on` and the foreign keys says so, the other does not: {unlike:?}"
+    );
 }
