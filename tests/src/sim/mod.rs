@@ -395,6 +395,12 @@ impl Sim {
         self.state().store.asked(kind, id)
     }
 
+    /// How often this object was asked for by id and the answer was 200.
+    #[must_use]
+    pub fn answered(&self, kind: Kind, id: &str) -> u64 {
+        self.state().store.answered(kind, id)
+    }
+
     /// Forgets what was asked so far.
     pub fn reset_counters(&self) {
         let mut state = self.state();

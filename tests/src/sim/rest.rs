@@ -38,7 +38,7 @@ impl State {
         let answer = self.answer(asked, route, id.as_deref(), &mut gate, now);
         self.requests.count(route, answer.status());
         if let (Route::Get(kind), Some(id)) = (route, &id) {
-            self.store.count(kind, id);
+            self.store.count(kind, id, answer.status());
         }
         let (least, most) = self.knobs.latency_ms;
         let wait = if most == 0 { 0 } else { self.rng.u64(least..=most.max(least)) };
@@ -370,6 +370,7 @@ mod tests {
         assert_eq!(ask(&mut state, &path, now).0, 404);
         assert_eq!(ask(&mut state, &path, now).0, 200);
         assert_eq!(state.store.asked(Kind::User, &user), 4);
+        assert_eq!(state.store.answered(Kind::User, &user), 1);
     }
 
     #[test]

@@ -42,7 +42,10 @@ struct Entry {
     lingers_until: Option<DateTime<Utc>>,
     /// What a GET answers now, once somebody asked.
     cached: Option<Bytes>,
+    /// How many GETs asked for it.
     asked: u64,
+    /// How many of them were answered with 200.
+    answered: u64,
 }
 
 struct Version {
@@ -158,6 +161,7 @@ impl Store {
             lingers_until: None,
             cached: None,
             asked: 0,
+            answered: 0,
         });
         entry.versions.push(Version { revision, at, fields });
         entry.lingers_until = None;
@@ -222,10 +226,11 @@ impl Store {
         Some(bytes)
     }
 
-    /// Counts a GET of this object.
-    pub(super) fn count(&mut self, kind: Kind, id: &str) {
+    /// Counts a GET of this object, and what it was answered with.
+    pub(super) fn count(&mut self, kind: Kind, id: &str, status: u16) {
         if let Some(entry) = self.entry_mut(kind, id) {
             entry.asked += 1;
+            entry.answered += u64::from(status == 200);
         }
     }
 
@@ -234,11 +239,17 @@ impl Store {
         self.entry(kind, id).map_or(0, |entry| entry.asked)
     }
 
+    /// How often it was asked for and the answer was 200.
+    pub(super) fn answered(&self, kind: Kind, id: &str) -> u64 {
+        self.entry(kind, id).map_or(0, |entry| entry.answered)
+    }
+
     /// Forgets how often objects were asked for.
     pub(super) fn reset_asked(&mut self) {
         for collection in self.collections.values_mut() {
             for entry in collection.entries.values_mut() {
                 entry.asked = 0;
+                entry.answered = 0;
             }
         }
     }

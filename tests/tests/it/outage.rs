@@ -56,19 +56,18 @@ async fn half_an_hour_without_workos_buries_nothing_and_costs_one_question_per_o
     // What is published after an answer was asked for, it does not answer.
     let sim = world.sim();
     world.eventually("all webhooks taken", async || (sim.pending_deliveries() == 0).then_some(())).await;
-    let asked: BTreeMap<&String, u64> =
-        users.iter().map(|user| (user, world.sim().asked(Kind::User, user))).collect();
     world.sim().outage(None);
     world.settled().await;
     world.assert_in_step().await;
     assert_eq!(world.sim().requests().with_status(429), 0, "the budget was kept");
-    // Three events each, and one question for all of them.
-    let mut users_by_questions: BTreeMap<u64, usize> = BTreeMap::new();
-    for (user, before) in asked {
-        *users_by_questions.entry(world.sim().asked(Kind::User, user) - before).or_default() += 1;
+    // Three events each, and one question for all of them: they are younger than the outage, in which nothing was answered.
+    let mut users_by_answers: BTreeMap<u64, usize> = BTreeMap::new();
+    for user in &users {
+        *users_by_answers.entry(world.sim().answered(Kind::User, user)).or_default() += 1;
     }
-    assert_eq!(users_by_questions, BTreeMap::from([(1, USERS)]));
-    // What covers more than was published would cover events to come.
+    assert_eq!(users_by_answers, BTreeMap::from([(1, USERS)]));
+    // What covers more than was published would cover events to come. It is on NATS 2.9 that a delivery counts too much as
+    // pending once messages came again.
     let stream = world.jetstream().get_stream(EVENTS_STREAM).await.expect("the stream");
     let covers: i64 = sqlx::query_scalar("SELECT max(covers) FROM workos_sync.objects")
         .fetch_one(world.pool())
