@@ -338,15 +338,22 @@ pub async fn claim(
         SELECT $1, kind, id, fence, stream, covers,
                CASE WHEN fence > 0 THEN $2::timestamptz END,
                updated_at, missing_since, deleted_at, deleted_by, born_at, died_at, has_row, outcome
-        FROM unnest(
-            $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::timestamptz[],
-            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::bool[], $13::text[], $16::timestamptz[],
-            $17::timestamptz[]
-        ) WITH ORDINALITY AS claim (
-            kind, id, fence, stream, covers, updated_at, missing_since, deleted_at, deleted_by, has_row, outcome,
-            born_at, died_at, position
-        )
-        ORDER BY position
+        -- Row after row as the arrays have them, which is in key order.
+        FROM (
+            SELECT unnest($3::text[]) AS kind,
+                   unnest($4::text[]) AS id,
+                   unnest($5::bigint[]) AS fence,
+                   unnest($6::timestamptz[]) AS stream,
+                   unnest($7::bigint[]) AS covers,
+                   unnest($8::timestamptz[]) AS updated_at,
+                   unnest($9::timestamptz[]) AS missing_since,
+                   unnest($10::timestamptz[]) AS deleted_at,
+                   unnest($11::text[]) AS deleted_by,
+                   unnest($12::bool[]) AS has_row,
+                   unnest($13::text[]) AS outcome,
+                   unnest($16::timestamptz[]) AS born_at,
+                   unnest($17::timestamptz[]) AS died_at
+        ) AS claim
         ON CONFLICT (env, kind, id) DO UPDATE
         SET fence = greatest(object.fence, EXCLUDED.fence),
             stream = coalesce(EXCLUDED.stream, object.stream),

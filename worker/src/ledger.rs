@@ -71,14 +71,24 @@ pub async fn record(
         SELECT $1, id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
                webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason, $2,
                CASE WHEN outcome IS NOT NULL THEN $3::timestamptz END
-        FROM unnest(
-            $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[],
-            $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::bigint[],
-            $16::int[], $17::int[], $18::text[], $19::text[]
-        ) AS entry (
-            id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
-            webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason
-        )
+        FROM (
+            SELECT unnest($4::text[]) AS id,
+                   unnest($5::text[]) AS type,
+                   unnest($6::text[]) AS kind,
+                   unnest($7::text[]) AS object_id,
+                   unnest($8::text[]) AS organization_id,
+                   unnest($9::text[]) AS channel,
+                   unnest($10::timestamptz[]) AS created_at,
+                   unnest($11::timestamptz[]) AS updated_at,
+                   unnest($12::timestamptz[]) AS received_at,
+                   unnest($13::timestamptz[]) AS webhook_at,
+                   unnest($14::timestamptz[]) AS tail_at,
+                   unnest($15::bigint[]) AS stream_seq,
+                   unnest($16::int[]) AS attempts,
+                   unnest($17::int[]) AS begun,
+                   unnest($18::text[]) AS outcome,
+                   unnest($19::text[]) AS reason
+        ) AS entry
         ON CONFLICT (env, id) DO UPDATE
         SET attempts = greatest(event.attempts, EXCLUDED.attempts),
             begun = EXCLUDED.begun,
@@ -236,9 +246,16 @@ pub async fn audit(
             at, env, kind, object_id, action, changes, fence, event_id, channel, actor, cause
         )
         SELECT $1, $2, kind, object_id, action, coalesce(changes, '{}'), $3, event_id, channel, actor, cause
-        FROM unnest(
-            $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[], $9::text[], $10::text[], $11::text[]
-        ) AS audit (kind, object_id, action, changes, event_id, channel, actor, cause)
+        FROM (
+            SELECT unnest($4::text[]) AS kind,
+                   unnest($5::text[]) AS object_id,
+                   unnest($6::text[]) AS action,
+                   unnest($7::jsonb[]) AS changes,
+                   unnest($8::text[]) AS event_id,
+                   unnest($9::text[]) AS channel,
+                   unnest($10::text[]) AS actor,
+                   unnest($11::text[]) AS cause
+        ) AS audit
         "#,
         at,
         env,
