@@ -24,11 +24,13 @@ const SPARED: [&str; 4] = ["metadata", "custom_attributes", "raw_attributes", "e
 
 /// Drops what is secret from an object and from everything in it.
 pub(super) fn strip(fields: &mut Fields) {
-    for secret in SECRETS {
-        fields.remove(secret);
-    }
-    let rest = fields.iter_mut().filter(|(name, _)| !SPARED.contains(&name.as_str()));
-    rest.for_each(|(_, value)| strip_within(value));
+    fields.retain(|name, value| {
+        let is_kept = !SECRETS.contains(&name.as_str());
+        if is_kept && !SPARED.contains(&name.as_str()) {
+            strip_within(value);
+        }
+        is_kept
+    });
 }
 
 fn strip_within(value: &mut Value) {

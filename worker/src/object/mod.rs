@@ -727,7 +727,10 @@ pub fn read_item(kind: Kind, of: Option<&str>, item: &RawValue) -> Result<Vec<Re
 /// The fields of an object, stripped.
 fn fields_of(json: &[u8]) -> Result<Fields, Misread> {
     let mut value: Value = serde_json::from_slice(json).map_err(Misread::NotJson)?;
-    replace_nul(&mut value);
+    // JSON can only write one escaped.
+    if json.contains(&b'\\') {
+        replace_nul(&mut value);
+    }
     match value {
         Value::Object(mut fields) => {
             strip(&mut fields);

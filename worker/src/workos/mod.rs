@@ -144,6 +144,8 @@ impl WorkOs {
             .timeout(REQUEST_TIMEOUT)
             .pool_max_idle_per_host(concurrency)
             .tcp_nodelay(true)
+            // What is tried again is tried by us, within the budget.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             // A redirect of the API would be a mistake somewhere, and would carry the key along.
             .redirect(reqwest::redirect::Policy::none())
             .build()
