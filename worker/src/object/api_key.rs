@@ -12,7 +12,7 @@ use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Change, Column as _, Fields, Time};
+use super::columns::{Change, Fields, Raw};
 use super::{Answered, Listed, relation_of, segment, whole};
 
 /// One API key.
@@ -83,8 +83,7 @@ impl Row {
         if self.revoked.contains_key(&member.id) {
             return true;
         }
-        let told = member.tells.iter().map(|(field, value)| (field.clone(), Value::from(value.as_str())));
-        let said = Time::read(&told.collect(), "updated_at");
+        let said = member.tells.get("updated_at").and_then(|time| shared::timestamp::parse(time));
         match self.keys.get(&member.id) {
             Some(key) => member.is_in && (said.is_none() || key.updated_at >= said),
             None => !member.is_in,
@@ -96,10 +95,9 @@ impl Row {
         let (kind, owner) = owner(&self.id);
         for end in ends {
             self.keys.remove(&end.id);
-            let told = end.tells.iter().map(|(field, value)| (field.clone(), Value::from(value.as_str())));
-            let mut fields: Fields = told.collect();
-            fields.insert("id".to_owned(), Value::from(end.id.as_str()));
-            fields.insert("owner".to_owned(), json!({"type": kind.name(), "id": owner}));
+            let mut fields = Fields::told(&end.tells);
+            fields.set("id", &end.id);
+            fields.set("owner", &json!({"type": kind.name(), "id": owner}));
             self.revoked.insert(end.id.clone(), read_one(&end.id, fields, kind, owner));
         }
     }
@@ -170,9 +168,11 @@ pub(super) const BELONGING: &[(Kind, &str)] = &[];
 pub(super) const OWNERS: &[Kind] = &[Kind::Organization, Kind::User];
 
 /// Reads the keys of an owner.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     let (kind, owner) = owner(id);
-    let keys = whole::members(fields)
+    let keys = fields
+        .into_members()
+        .into_iter()
         .map(|(key, fields)| {
             let row = read_one(&key, fields, kind, owner);
             (key, row)
@@ -188,7 +188,7 @@ pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
 }
 
 /// One key of an owner.
-fn read_one(id: &str, fields: Fields, kind: Kind, owner: &str) -> one::Row {
+fn read_one(id: &str, fields: Fields<'_>, kind: Kind, owner: &str) -> one::Row {
     let mut row = one::Row::read(id, fields);
     if kind == Kind::User {
         let organization = row.owner.as_ref().and_then(|owner| owner.get("organization_id"));
@@ -219,7 +219,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                permissions,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.api_keys
         WHERE (organization_id = ANY($1) OR user_id = ANY($2)) AND (_deleted_at IS NULL OR _revoked_at IS NOT NULL)
@@ -601,12 +601,16 @@ mod tests {
 
     use super::*;
 
+    fn keys(key: Value) -> Fields<'static> {
+        Fields::of_members(vec![("api_key_1".to_owned(), key.into())])
+    }
+
     fn row(updated_at: &str) -> Row {
         let key = json!({
             "id": "api_key_1", "owner": {"type": "organization", "id": "org_1"},
             "obfuscated_value": "sk_...123", "updated_at": updated_at,
         });
-        read("organization/org_1", whole::fields([key])).row
+        read("organization/org_1", keys(key)).row
     }
 
     fn said(is_in: bool, updated_at: &str) -> Member {
@@ -649,7 +653,7 @@ mod tests {
     fn a_users_key_for_an_organization_hangs_on_both() {
         let key =
             json!({"id": "api_key_1", "owner": {"type": "user", "id": "user_1", "organization_id": "org_1"}});
-        let answered = read("user/user_1", whole::fields([key]));
+        let answered = read("user/user_1", keys(key));
         assert_eq!(answered.row.keys["api_key_1"].owner_organization_id.as_deref(), Some("org_1"));
         assert_eq!(answered.row.keys["api_key_1"].organization_id, None);
         let parents = [ObjectRef::new(Kind::User, "user_1"), ObjectRef::new(Kind::Organization, "org_1")];

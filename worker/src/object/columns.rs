@@ -1,11 +1,12 @@
 //! Typed columns: how a field of an answer becomes a column, and how two rows are compared.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sqlx::types::Json;
 
-/// An object as WorkOS answers it.
-pub type Fields = Map<String, Value>;
+pub use super::fields::{Fields, Raw};
 
 /// A change of one column.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub trait Column: PartialEq + Sized {
         Self: 'a;
 
     /// Takes it from a field of an answer.
-    fn read(fields: &Fields, name: &str) -> Self;
+    fn read(fields: &Fields<'_>, name: &str) -> Self;
 
     /// Hands it to the database.
     fn parameter(&self) -> Self::Parameter<'_>;
@@ -42,8 +43,8 @@ pub type Text = Option<String>;
 impl Column for Text {
     type Parameter<'a> = Option<&'a str>;
 
-    fn read(fields: &Fields, name: &str) -> Self {
-        fields.get(name)?.as_str().map(str::to_owned)
+    fn read(fields: &Fields<'_>, name: &str) -> Self {
+        fields.text(name).map(Cow::into_owned)
     }
 
     fn parameter(&self) -> Option<&str> {
@@ -61,8 +62,8 @@ pub type Flag = Option<bool>;
 impl Column for Flag {
     type Parameter<'a> = Self;
 
-    fn read(fields: &Fields, name: &str) -> Self {
-        fields.get(name)?.as_bool()
+    fn read(fields: &Fields<'_>, name: &str) -> Self {
+        fields.read(name)
     }
 
     fn parameter(&self) -> Self {
@@ -80,8 +81,8 @@ pub type Time = Option<DateTime<Utc>>;
 impl Column for Time {
     type Parameter<'a> = Self;
 
-    fn read(fields: &Fields, name: &str) -> Self {
-        shared::timestamp::parse(fields.get(name)?.as_str()?)
+    fn read(fields: &Fields<'_>, name: &str) -> Self {
+        shared::timestamp::parse(&fields.text(name)?)
     }
 
     fn parameter(&self) -> Self {
@@ -101,8 +102,8 @@ pub type Document = Option<Value>;
 impl Column for Document {
     type Parameter<'a> = Option<Json<&'a Value>>;
 
-    fn read(fields: &Fields, name: &str) -> Self {
-        fields.get(name).filter(|value| !value.is_null()).cloned()
+    fn read(fields: &Fields<'_>, name: &str) -> Self {
+        fields.read(name)
     }
 
     fn parameter(&self) -> Option<Json<&Value>> {
@@ -120,8 +121,8 @@ pub type Texts = Option<Vec<String>>;
 impl Column for Texts {
     type Parameter<'a> = Option<Json<&'a Vec<String>>>;
 
-    fn read(fields: &Fields, name: &str) -> Self {
-        let items = fields.get(name)?.as_array()?;
+    fn read(fields: &Fields<'_>, name: &str) -> Self {
+        let items: Vec<Value> = fields.read(name)?;
         Some(items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
     }
 
@@ -171,7 +172,7 @@ macro_rules! columns {
                 pub $name: $crate::object::columns::$column,
             )+
             /// The answer, stripped.
-            pub raw: serde_json::Value,
+            pub raw: $crate::object::columns::Raw,
             /// Set on a tombstone.
             pub deleted_at: Option<chrono::DateTime<chrono::Utc>>,
         }
@@ -193,12 +194,12 @@ macro_rules! columns {
             pub const fn hear(&mut self, _ends: &[shared::event::Member]) {}
 
             /// Takes the columns from an answer that was stripped.
-            pub(super) fn read(id: &str, fields: $crate::object::columns::Fields) -> Self {
+            pub(super) fn read(id: &str, fields: $crate::object::columns::Fields<'_>) -> Self {
                 use $crate::object::columns::Column as _;
                 Self {
                     id: id.to_owned(),
                     $( $name: <$crate::object::columns::$column>::read(&fields, $crate::object::columns::columns!(@name $name)), )+
-                    raw: serde_json::Value::Object(fields),
+                    raw: fields.into_raw(),
                     deleted_at: None,
                 }
             }
@@ -260,7 +261,7 @@ macro_rules! columns {
             #[allow(dead_code, reason = "what is known by its slug has its id among the columns")]
             pub(super) ids: Vec<&'a str>,
             $( pub(super) $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
-            pub(super) raw: Vec<sqlx::types::Json<&'a serde_json::Value>>,
+            pub(super) raw: Vec<&'a $crate::object::columns::Raw>,
         }
 
         impl<'a> Columns<'a> {
@@ -269,7 +270,7 @@ macro_rules! columns {
                 Self {
                     ids: rows.iter().map(|row| row.id.as_str()).collect(),
                     $( $name: rows.iter().map(|row| row.$name.parameter()).collect(), )+
-                    raw: rows.iter().map(|row| sqlx::types::Json(&row.raw)).collect(),
+                    raw: rows.iter().map(|row| &row.raw).collect(),
                 }
             }
         }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Fields, Raw, columns};
 use super::{Answered, Listed, segment};
 
 columns! {
@@ -38,7 +38,7 @@ pub(super) const LISTED: Listed = Listed::Everywhere("/directories");
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
 /// Reads an answer.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     let mut row = Row::read(id, fields);
     row.state = row.state.map(in_words_of_rest);
     let parents = row.organization_id.iter().map(|id| ObjectRef::new(Kind::Organization, id)).collect();
@@ -70,7 +70,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                metadata,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.directories
         WHERE id = ANY($1)
@@ -222,9 +222,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(value: Value) -> Answered<Row> {
-        let Value::Object(fields) = value else { panic!("not an object") };
-        read("directory_1", fields)
+    fn answer(value: Value) -> Answered<'static, Row> {
+        read("directory_1", value.into())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Fields, Raw, columns};
 use super::{Answered, Listed, segment};
 
 columns! {
@@ -35,7 +35,7 @@ pub(super) const LISTED: Listed = Listed::Under(Kind::Directory, "/directory_gro
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
 /// Reads an answer.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     let row = Row::read(id, fields);
     let parents = row.directory_id.iter().map(|id| ObjectRef::new(Kind::Directory, id)).collect();
     Answered { row, parents, embedded: Vec::new() }
@@ -54,7 +54,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                raw_attributes,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.directory_groups
         WHERE id = ANY($1)

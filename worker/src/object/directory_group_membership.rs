@@ -11,7 +11,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Change, Fields};
-use super::{Answered, Composition, Listed, list_under, whole};
+use super::{Answered, Composition, Listed, list_under};
 
 /// The rows of `workos.directory_group_memberships` of one user.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,8 +91,8 @@ pub(super) const BELONGING: &[(Kind, &str)] = &[];
 pub(super) const OWNERS: &[Kind] = &[Kind::DirectoryUser];
 
 /// Reads the groups of a user.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
-    let groups: BTreeSet<String> = whole::members(fields).map(|(id, _)| id).collect();
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
+    let groups: BTreeSet<String> = fields.into_members().into_iter().map(|(id, _)| id).collect();
     let parents = std::iter::once(ObjectRef::new(Kind::DirectoryUser, id))
         .chain(groups.iter().map(|group| ObjectRef::new(Kind::DirectoryGroup, group)))
         .collect();

@@ -1,8 +1,11 @@
 //! What does not come in: secrets, and characters that Postgres cannot hold. Every answer passes here first.
 
-use serde_json::Value;
+use std::borrow::Cow;
 
-use super::columns::Fields;
+use serde_json::value::to_raw_value;
+use serde_json::{Map, Value};
+
+use super::fields::Fields;
 
 /// Fields of an object that WorkOS documents as secret. They are dropped at the door, wherever they stand in an answer.
 const SECRETS: [&str; 9] = [
@@ -22,8 +25,34 @@ const SECRETS: [&str; 9] = [
 /// addresses of a directory user are a `value` each, and no secret.
 const SPARED: [&str; 4] = ["metadata", "custom_attributes", "raw_attributes", "emails"];
 
-/// Drops what is secret from an object and from everything in it.
-pub(super) fn strip(fields: &mut Fields) {
+/// Drops what is secret from an object and from everything in it, and replaces what Postgres cannot hold. Only what may
+/// hold either is taken apart for that.
+pub(super) fn clean(fields: &mut Fields<'_>) -> serde_json::Result<()> {
+    fields.retain(|name| !SECRETS.contains(&name));
+    for (name, value) in fields.iter_mut() {
+        let is_spared = SPARED.contains(&&**name);
+        if name.contains('\0') {
+            *name = Cow::Owned(name.replace('\0', "\u{FFFD}"));
+        }
+        let text = value.get();
+        // Escaped, a NUL or a name can hide.
+        let hides = text.contains('\\');
+        let holds_secrets = !is_spared
+            && text.starts_with(['{', '['])
+            && (hides || SECRETS.iter().any(|secret| text.contains(secret)));
+        if hides || holds_secrets {
+            let mut parsed: Value = serde_json::from_str(text)?;
+            if holds_secrets {
+                strip_within(&mut parsed);
+            }
+            replace_nul(&mut parsed);
+            *value = Cow::Owned(to_raw_value(&parsed)?);
+        }
+    }
+    Ok(())
+}
+
+fn strip(fields: &mut Map<String, Value>) {
     fields.retain(|name, value| {
         let is_kept = !SECRETS.contains(&name.as_str());
         if is_kept && !SPARED.contains(&name.as_str()) {
@@ -41,8 +70,7 @@ fn strip_within(value: &mut Value) {
     }
 }
 
-/// Replaces the NUL characters that Postgres cannot hold.
-pub(super) fn replace_nul(value: &mut Value) {
+fn replace_nul(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.values_mut().for_each(replace_nul);

@@ -12,7 +12,7 @@ use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
 use super::columns::{Change, Fields};
-use super::{Answered, Composition, Listed, segment, whole};
+use super::{Answered, Composition, Listed, segment};
 
 /// The rows of `workos.group_memberships` of one membership.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,10 +91,10 @@ pub(super) const BELONGING: &[(Kind, &str)] = &[];
 pub(super) const OWNERS: &[Kind] = &[Kind::OrganizationMembership];
 
 /// Reads the groups of a membership. The list shows them as they are, so they need not be asked for.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     let mut groups = BTreeSet::new();
     let mut embedded = Vec::new();
-    for (id, fields) in whole::members(fields) {
+    for (id, fields) in fields.into_members() {
         groups.insert(id);
         if !fields.is_empty() {
             embedded.push((Kind::Group, fields));

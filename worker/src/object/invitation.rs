@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Fields, Raw, columns};
 use super::{Answered, Listed, segment};
 
 columns! {
@@ -39,7 +39,7 @@ pub(super) const LISTED: Listed = Listed::Everywhere("/user_management/invitatio
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
 /// Reads an answer.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     let row = Row::read(id, fields);
     let parents = row.organization_id.iter().map(|id| ObjectRef::new(Kind::Organization, id)).collect();
     Answered { row, parents, embedded: Vec::new() }
@@ -62,7 +62,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                role_slug,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.invitations
         WHERE id = ANY($1)

@@ -14,6 +14,7 @@ pub mod directory_group_membership;
 pub mod directory_user;
 mod door;
 pub mod feature_flag;
+mod fields;
 pub mod group;
 pub mod group_membership;
 pub mod invitation;
@@ -31,14 +32,13 @@ pub(crate) mod whole;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use columns::{Change, Fields};
-use door::{replace_nul, strip};
+use columns::Change;
+use fields::Fields;
 use listed::segment;
 pub use listed::{Composition, Listed, list_under, list_within};
 
@@ -70,17 +70,14 @@ pub enum Key {
 }
 
 impl Key {
-    fn id(fields: &Fields) -> Self {
-        match fields.get("id") {
-            Some(Value::String(id)) => Self::Is(id.clone()),
-            _ => Self::Missing,
-        }
+    fn id(fields: &Fields<'_>) -> Self {
+        fields.text("id").map_or(Self::Missing, |id| Self::Is(id.into_owned()))
     }
 
     /// By its slug; it must have an id all the same.
-    fn slug(fields: &Fields) -> Self {
-        match (Self::id(fields), fields.get("slug")) {
-            (Self::Is(_), Some(Value::String(slug))) => Self::Is(slug.clone()),
+    fn slug(fields: &Fields<'_>) -> Self {
+        match (fields.text("id"), fields.text("slug")) {
+            (Some(_), Some(slug)) => Self::Is(slug.into_owned()),
             _ => Self::Missing,
         }
     }
@@ -95,13 +92,13 @@ impl Key {
 }
 
 /// What one answer of WorkOS holds.
-pub struct Answered<R> {
+pub struct Answered<'a, R> {
     /// The object itself.
     pub row: R,
     /// What must exist for it to be live.
     pub parents: Vec<ObjectRef>,
     /// Other objects that came with it.
-    pub embedded: Vec<(Kind, Fields)>,
+    pub embedded: Vec<(Kind, Fields<'a>)>,
 }
 
 /// An object as WorkOS has it now.
@@ -267,7 +264,7 @@ macro_rules! kinds {
         }
 
         /// What an answer of this kind is known by; `of` is the object that it was found under, if there is one.
-        fn key(kind: Kind, of: Option<&str>, fields: &Fields) -> Key {
+        fn key(kind: Kind, of: Option<&str>, fields: &Fields<'_>) -> Key {
             match kind { $( Kind::$kind => by!($( $slug )?; Key::id(fields), $module::key(of, fields)), )+ }
         }
 
@@ -380,15 +377,15 @@ macro_rules! kinds {
             Ok(key.map(|key| ObjectRef::new(kind, key)))
         }
 
-        fn read_fields(object: ObjectRef, fields: Fields, records: &mut Vec<Record>) {
+        fn read_fields(object: ObjectRef, fields: Fields<'_>, records: &mut Vec<Record>) {
             match object.kind {
                 $(
                     Kind::$kind => {
                         let answered = $module::read(&object.id, fields);
                         records.push(Record { object, row: Row::$kind(answered.row), parents: answered.parents });
                         for (kind, fields) in answered.embedded {
-                            if let Some(Value::String(id)) = fields.get("id") {
-                                read_fields(ObjectRef::new(kind, id.clone()), fields, records);
+                            if let Some(id) = fields.text("id") {
+                                read_fields(ObjectRef::new(kind, id), fields, records);
                             }
                         }
                     }
@@ -664,7 +661,8 @@ pub fn relations_of(object: &ObjectRef) -> impl Iterator<Item = ObjectRef> {
 #[must_use]
 pub fn composed(object: &ObjectRef, members: impl IntoIterator<Item = String>) -> Option<Record> {
     let mut records = Vec::with_capacity(1);
-    read_fields(object.clone(), whole::fields(members.into_iter().map(Value::from)), &mut records);
+    let members = members.into_iter().map(|id| (id, Fields::default())).collect();
+    read_fields(object.clone(), Fields::of_members(members), &mut records);
     records.pop()
 }
 
@@ -674,22 +672,17 @@ pub fn read_whole(object: &ObjectRef, items: &[Box<RawValue>]) -> Result<Vec<Rec
     let mut members = Vec::with_capacity(items.len());
     for item in items {
         let fields = fields_of(item.get().as_bytes())?;
-        if !fields.get("id").is_some_and(Value::is_string) {
-            return Err(Misread::NoId);
-        }
-        members.push(Value::Object(fields));
+        let id = fields.text("id").ok_or(Misread::NoId)?.into_owned();
+        members.push((id, fields));
     }
     let mut records = Vec::with_capacity(1);
-    read_fields(object.clone(), whole::fields(members), &mut records);
+    read_fields(object.clone(), Fields::of_members(members), &mut records);
     Ok(records)
 }
 
 /// The id of an item of a list, and nothing else of it.
 pub fn id_of(item: &RawValue) -> Result<String, Misread> {
-    match fields_of(item.get().as_bytes())?.remove("id") {
-        Some(Value::String(id)) => Ok(id),
-        _ => Err(Misread::NoId),
-    }
+    Ok(fields_of(item.get().as_bytes())?.text("id").ok_or(Misread::NoId)?.into_owned())
 }
 
 fn ids_of(objects: &[&ObjectRef], kind: Kind) -> Vec<String> {
@@ -725,19 +718,10 @@ pub fn read_item(kind: Kind, of: Option<&str>, item: &RawValue) -> Result<Vec<Re
 }
 
 /// The fields of an object, stripped.
-fn fields_of(json: &[u8]) -> Result<Fields, Misread> {
-    let mut value: Value = serde_json::from_slice(json).map_err(Misread::NotJson)?;
-    // JSON can only write one escaped.
-    if json.contains(&b'\\') {
-        replace_nul(&mut value);
-    }
-    match value {
-        Value::Object(mut fields) => {
-            strip(&mut fields);
-            Ok(fields)
-        }
-        _ => Err(Misread::NotAnObject),
-    }
+fn fields_of(json: &[u8]) -> Result<Fields<'_>, Misread> {
+    let mut fields = Fields::parse(json)?;
+    door::clean(&mut fields).map_err(Misread::NotJson)?;
+    Ok(fields)
 }
 
 #[cfg(test)]
@@ -752,6 +736,16 @@ mod tests {
         let records = read(&ObjectRef::new(Kind::Organization, "org_1"), body).expect("an organization");
         assert_eq!(records.len(), 2);
         assert!(!format!("{records:?}").contains("MARK"));
+    }
+
+    #[test]
+    fn a_secret_does_not_hide_behind_another_spelling_of_its_name() {
+        let body =
+            br#"{"id":"user_1","tok\u0065n":"MARK","new":{"kept":1,"c\u006fde":"MARK"},"name":"A \"B\""}"#;
+        let records = read(&ObjectRef::new(Kind::User, "user_1"), body).expect("a user");
+        let Row::User(row) = &records[0].row else { panic!("not a user") };
+        assert_eq!(row.raw.get(), r#"{"id":"user_1","new":{"kept":1},"name":"A \"B\""}"#);
+        assert_eq!(row.name.as_deref(), Some(r#"A "B""#));
     }
 
     #[test]
@@ -791,11 +785,14 @@ mod tests {
 
     #[test]
     fn a_nul_character_does_not_keep_an_object_out() {
-        let records =
-            read(&ObjectRef::new(Kind::User, "user_1"), br#"{"id":"user_1","first_name":"A\u0000da"}"#)
-                .expect("a user");
+        let records = read(
+            &ObjectRef::new(Kind::User, "user_1"),
+            br#"{"id":"user_1","first_name":"A\u0000da","n\u0000w":[{"\u0000":1}]}"#,
+        )
+        .expect("a user");
         let Row::User(row) = &records[0].row else { panic!("not a user") };
         assert_eq!(row.first_name.as_deref(), Some("A\u{FFFD}da"));
+        assert!(!row.raw.get().contains("u0000"), "{}", row.raw.get());
     }
 
     #[test]

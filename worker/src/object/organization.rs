@@ -3,11 +3,10 @@
 //! Source: `GET /organizations/{id}`.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use shared::id::Kind;
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Fields, Raw, columns};
 use super::{Answered, Listed, segment};
 
 columns! {
@@ -36,17 +35,9 @@ pub(super) const LISTED: Listed = Listed::Everywhere("/organizations");
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
 /// Reads an answer. The domains become objects of their own; a copy of them in `_raw` would go stale.
-pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
-    let embedded = match fields.remove("domains") {
-        Some(Value::Array(domains)) => domains
-            .into_iter()
-            .filter_map(|domain| match domain {
-                Value::Object(fields) => Some((Kind::OrganizationDomain, fields)),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
-    };
+pub(super) fn read<'a>(id: &str, mut fields: Fields<'a>) -> Answered<'a, Row> {
+    let domains = fields.remove_objects("domains");
+    let embedded = domains.into_iter().map(|domain| (Kind::OrganizationDomain, domain)).collect();
     Answered { row: Row::read(id, fields), parents: Vec::new(), embedded }
 }
 
@@ -63,7 +54,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                allow_profiles_outside_organization,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.organizations
         WHERE id = ANY($1)
@@ -204,12 +195,10 @@ mod tests {
 
     #[test]
     fn domains_become_objects_of_their_own() {
-        let Value::Object(fields) = json!({"id": "org_1", "name": "Acme", "domains": [{"id": "org_domain_1", "domain": "acme.com"}, null]})
-        else {
-            unreachable!()
-        };
-        let answered = read("org_1", fields);
+        let domains = json!([{"id": "org_domain_1", "domain": "acme.com"}, null]);
+        let fields = json!({"id": "org_1", "name": "Acme", "domains": domains});
+        let answered = read("org_1", fields.into());
         assert_eq!(answered.embedded.len(), 1);
-        assert_eq!(answered.row.raw.get("domains"), None);
+        assert_eq!(answered.row.raw.get(), r#"{"id":"org_1","name":"Acme"}"#);
     }
 }

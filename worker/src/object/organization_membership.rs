@@ -7,7 +7,7 @@ use serde_json::Value;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Column as _, Fields, Raw, Text, columns};
 use super::{Answered, Listed, segment};
 
 columns! {
@@ -44,15 +44,15 @@ const OF_USER: &str = "/user_management/organization_memberships?user_id={}&stat
 
 /// Reads an answer. The embedded user and the organization's name are copies of other objects: they
 /// would go stale in `_raw`.
-pub(super) fn read(id: &str, mut fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(id: &str, mut fields: Fields<'a>) -> Answered<'a, Row> {
     fields.remove("user");
-    let organization_name = fields.remove("organization_name");
+    let organization_name = Text::read(&fields, "organization_name");
+    fields.remove("organization_name");
     let slug = |role: &Value| role.get("slug").and_then(Value::as_str).map(str::to_owned);
-    let role_slug = fields.get("role").and_then(slug);
-    let role_slugs =
-        fields.get("roles").and_then(Value::as_array).map(|roles| roles.iter().filter_map(slug).collect());
+    let role_slug = fields.read("role").as_ref().and_then(slug);
+    let role_slugs = fields.read("roles").map(|roles: Vec<Value>| roles.iter().filter_map(slug).collect());
     let mut row = Row::read(id, fields);
-    row.organization_name = organization_name.and_then(|name| name.as_str().map(str::to_owned));
+    row.organization_name = organization_name;
     row.role_slugs = role_slugs.or_else(|| role_slug.clone().map(|slug| vec![slug]));
     row.role_slug = role_slug;
     let parents = row
@@ -80,7 +80,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                role_slugs,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.organization_memberships
         WHERE id = ANY($1)
@@ -271,9 +271,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(value: Value) -> Answered<Row> {
-        let Value::Object(fields) = value else { panic!("not an object") };
-        read("om_1", fields)
+    fn answer(value: Value) -> Answered<'static, Row> {
+        read("om_1", value.into())
     }
 
     #[test]
@@ -282,7 +281,7 @@ mod tests {
             "id": "om_1", "user_id": "user_1", "organization_id": "org_1", "organization_name": "Acme",
             "user": {"email": "a@example.com"}, "role": {"slug": "admin"}, "roles": [{"slug": "admin"}, {"slug": "ops"}],
         }));
-        assert!(!answered.row.raw.to_string().contains("example.com"));
+        assert!(!answered.row.raw.get().contains("example.com"));
         assert_eq!(answered.row.role_slug.as_deref(), Some("admin"));
         assert_eq!(answered.row.role_slugs, Some(vec!["admin".to_owned(), "ops".to_owned()]));
         assert_eq!(answered.parents.len(), 2);

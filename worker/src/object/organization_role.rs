@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::Fields;
+use super::columns::{Fields, Raw};
 use super::{Answered, Key, Listed, role, segment};
 
 pub(super) use super::role::{PAGED, TABLE, beside, write};
@@ -33,8 +33,8 @@ fn parts(key: &str) -> (&str, &str) {
 }
 
 /// What it is known by. The answer does not name the organization: it is the one that was asked about.
-pub(super) fn key(of: Option<&str>, fields: &Fields) -> Key {
-    match (of, fields.get("type").and_then(|of_type| of_type.as_str())) {
+pub(super) fn key(of: Option<&str>, fields: &Fields<'_>) -> Key {
+    match (of, fields.text("type").as_deref()) {
         (Some(organization), Some(role::OF_ORGANIZATION)) => Key::slug(fields).under(organization),
         (None, Some(role::OF_ORGANIZATION)) => Key::Missing,
         (_, _) => Key::OfAnotherKind,
@@ -42,7 +42,7 @@ pub(super) fn key(of: Option<&str>, fields: &Fields) -> Key {
 }
 
 /// Reads an answer.
-pub(super) fn read(key: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(key: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     let (organization, _) = parts(key);
     let mut answered = role::read(key, fields);
     answered.row.organization_id = Some(organization.to_owned());
@@ -71,7 +71,7 @@ pub(super) async fn load(
                permissions,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.roles
         WHERE _env = $1 AND organization_id || '/' || slug = ANY($2)
@@ -176,27 +176,19 @@ pub(super) async fn hanging_on(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
-    fn fields(value: Value) -> Fields {
-        match value {
-            Value::Object(fields) => fields,
-            other => panic!("not an object: {other}"),
-        }
-    }
-
     #[test]
     fn the_role_of_the_environment_is_none_of_the_organization() {
-        let of_environment = fields(json!({"id": "role_1", "slug": "admin", "type": "EnvironmentRole"}));
-        assert_eq!(key(Some("org_1"), &of_environment), Key::OfAnotherKind);
-        for untold in [json!({}), json!({"type": null}), json!({"type": "ResourceRole"})] {
-            let mut role = fields(json!({"id": "role_1", "slug": "admin"}));
-            role.extend(fields(untold));
-            assert_eq!(key(Some("org_1"), &role), Key::OfAnotherKind, "{role:?}");
+        let untyped = json!({"id": "role_1", "slug": "admin"});
+        assert_eq!(key(Some("org_1"), &untyped.into()), Key::OfAnotherKind);
+        for of_type in [json!("EnvironmentRole"), json!("ResourceRole"), json!(null)] {
+            let role = json!({"id": "role_1", "slug": "admin", "type": of_type});
+            assert_eq!(key(Some("org_1"), &role.into()), Key::OfAnotherKind, "{of_type}");
         }
-        let own = fields(json!({"id": "role_2", "slug": "admin", "type": "OrganizationRole"}));
+        let own = Fields::from(json!({"id": "role_2", "slug": "admin", "type": "OrganizationRole"}));
         assert_eq!(key(Some("org_1"), &own), Key::Is("org_1/admin".to_owned()));
         let answered = read("org_1/admin", own);
         assert_eq!(answered.row.organization_id.as_deref(), Some("org_1"));

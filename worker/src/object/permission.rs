@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use shared::id::Kind;
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Fields, Raw, columns};
 use super::{Answered, Key, Listed, segment};
 
 columns! {
@@ -39,12 +39,12 @@ pub(super) const PAGED: bool = true;
 pub(super) const BELONGING: &[(Kind, &str)] = &[];
 
 /// What it is known by.
-pub(super) fn key(_of: Option<&str>, fields: &Fields) -> Key {
+pub(super) fn key(_of: Option<&str>, fields: &Fields<'_>) -> Key {
     Key::slug(fields)
 }
 
 /// Reads an answer.
-pub(super) fn read(slug: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(slug: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     Answered { row: Row::read(slug, fields), parents: Vec::new(), embedded: Vec::new() }
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn load(
                resource_type_slug,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.permissions
         WHERE _env = $1 AND slug = ANY($2)

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use shared::id::Kind;
 use sqlx::PgConnection;
 
-use super::columns::{Fields, columns};
+use super::columns::{Fields, Raw, columns};
 use super::{Answered, Key, Listed, segment};
 
 columns! {
@@ -44,15 +44,15 @@ pub(super) const BELONGING: &[(Kind, &str)] = &[];
 pub(super) const OF_ORGANIZATION: &str = "OrganizationRole";
 
 /// What it is known by.
-pub(super) fn key(_of: Option<&str>, fields: &Fields) -> Key {
-    match fields.get("type").and_then(|of_type| of_type.as_str()) {
+pub(super) fn key(_of: Option<&str>, fields: &Fields<'_>) -> Key {
+    match fields.text("type").as_deref() {
         Some(OF_ORGANIZATION) => Key::OfAnotherKind,
         _ => Key::slug(fields),
     }
 }
 
 /// Reads an answer.
-pub(super) fn read(slug: &str, fields: Fields) -> Answered<Row> {
+pub(super) fn read<'a>(slug: &str, fields: Fields<'a>) -> Answered<'a, Row> {
     Answered { row: Row::read(slug, fields), parents: Vec::new(), embedded: Vec::new() }
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn load(
                permissions,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.roles
         WHERE _env = $1 AND slug = ANY($2) AND organization_id IS NULL

@@ -11,7 +11,7 @@ use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Change, Fields};
+use super::columns::{Change, Fields, Raw};
 use super::{Answered, Listed, segment, whole};
 
 /// One session.
@@ -85,11 +85,10 @@ impl Row {
     pub fn hear(&mut self, ends: &[Member]) {
         for end in ends {
             self.active.remove(&end.id);
-            let told = end.tells.iter().map(|(field, value)| (field.clone(), Value::from(value.as_str())));
-            let mut fields: Fields = told.collect();
-            fields.insert("id".to_owned(), Value::from(end.id.as_str()));
-            fields.insert("user_id".to_owned(), Value::from(self.id.as_str()));
-            fields.entry("status").or_insert_with(|| Value::from("revoked"));
+            let mut fields = Fields::told(&end.tells);
+            fields.set("id", &end.id);
+            fields.set("user_id", &self.id);
+            fields.set_if_absent("status", &"revoked");
             self.ended.insert(end.id.clone(), one::Row::read(&end.id, fields));
         }
     }
@@ -122,10 +121,12 @@ pub(super) const BELONGING: &[(Kind, &str)] = &[];
 pub(super) const OWNERS: &[Kind] = &[Kind::User];
 
 /// Reads the active sessions of a user.
-pub(super) fn read(id: &str, fields: Fields) -> Answered<Row> {
-    let active = whole::members(fields)
+pub(super) fn read<'a>(id: &str, fields: Fields<'a>) -> Answered<'a, Row> {
+    let active = fields
+        .into_members()
+        .into_iter()
         .map(|(session, mut fields)| {
-            fields.entry("user_id").or_insert_with(|| Value::from(id));
+            fields.set_if_absent("user_id", &id);
             let row = one::Row::read(&session, fields);
             (session, row)
         })
@@ -151,7 +152,7 @@ pub(super) async fn load(connection: &mut PgConnection, ids: &[String]) -> sqlx:
                ended_at,
                created_at,
                updated_at,
-               _raw AS "raw!",
+               _raw AS "raw!: Raw",
                _deleted_at AS deleted_at
         FROM workos.sessions
         WHERE user_id = ANY($1) AND _deleted_at IS NULL
@@ -424,8 +425,8 @@ mod tests {
     use super::*;
 
     fn row(active: &[&str]) -> Row {
-        let members = active.iter().map(|id| json!({"id": id, "status": "active"}));
-        read("user_1", whole::fields(members)).row
+        let member = |id: &&str| ((*id).to_owned(), json!({"id": id, "status": "active"}).into());
+        read("user_1", Fields::of_members(active.iter().map(member).collect())).row
     }
 
     fn end(id: &str) -> Member {

@@ -8,33 +8,7 @@ use shared::event::Member;
 use shared::id::ObjectRef;
 use sqlx::PgConnection;
 
-use super::columns::{Change, Fields};
-
-/// Where the members stand on their way from the answer to the kind that reads them.
-const MEMBERS: &str = "members";
-
-/// Members on their way: objects, or ids alone.
-pub(super) fn fields(members: impl IntoIterator<Item = Value>) -> Fields {
-    let mut fields = Fields::new();
-    fields.insert(MEMBERS.to_owned(), members.into_iter().collect());
-    fields
-}
-
-/// The members, each with its id and what the answer says of it.
-pub(super) fn members(mut fields: Fields) -> impl Iterator<Item = (String, Fields)> {
-    let members = match fields.remove(MEMBERS) {
-        Some(Value::Array(members)) => members,
-        _ => Vec::new(),
-    };
-    members.into_iter().filter_map(|member| match member {
-        Value::String(id) => Some((id, Fields::new())),
-        Value::Object(fields) => {
-            let id = fields.get("id")?.as_str()?.to_owned();
-            Some((id, fields))
-        }
-        _ => None,
-    })
-}
+use super::columns::Change;
 
 /// Whether WorkOS may refuse to list a relation of a kind that it always lists.
 pub(super) const fn always_listed(_owner: &str) -> bool {
