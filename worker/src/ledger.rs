@@ -9,7 +9,7 @@ use shared::id::ObjectRef;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::object::columns::Change;
+use crate::object::columns::{Change, Shown};
 use crate::outcome::Outcome;
 
 /// What the ledger says of one event.
@@ -182,13 +182,13 @@ pub struct Audit<'a> {
 /// Changed columns as the audit log keeps them: each with old and new, personal values redacted
 /// unless they are to be kept. A null is no personal value.
 #[must_use]
-pub fn changes(changes: &[Change], personal: &[&str], keep_personal: bool) -> Option<Box<RawValue>> {
+pub fn changes(changes: &[Change<'_>], personal: &[&str], keep_personal: bool) -> Option<Box<RawValue>> {
     // Written at once: every event that changes something passes here.
     to_raw_value(&Changes { changes, personal: if keep_personal { &[] } else { personal } }).ok()
 }
 
 struct Changes<'a> {
-    changes: &'a [Change],
+    changes: &'a [Change<'a>],
     personal: &'a [&'a str],
 }
 
@@ -204,14 +204,17 @@ impl Serialize for Changes<'_> {
 }
 
 struct OldAndNew<'a> {
-    change: &'a Change,
+    change: &'a Change<'a>,
     is_personal: bool,
 }
 
-impl Serialize for OldAndNew<'_> {
+impl<'a> Serialize for OldAndNew<'a> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let redacted = Value::String(String::from("redacted"));
-        let shown = |value| if self.is_personal && !Value::is_null(value) { &redacted } else { value };
+        let shown = |value: &'a Shown<'a>| match value {
+            Shown::Null => &Shown::Null,
+            _ if self.is_personal => &Shown::Text("redacted"),
+            shown => shown,
+        };
         let mut column = serializer.serialize_struct("OldAndNew", 2)?;
         column.serialize_field("old", shown(&self.change.old))?;
         column.serialize_field("new", shown(&self.change.new))?;
@@ -320,15 +323,15 @@ pub async fn changes_since(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn personal_values_are_redacted_and_nulls_are_not_personal() {
         let change = |column, old, new| Change { column, old, new };
-        let all =
-            [change("email", json!(null), json!("a@example.com")), change("status", json!("a"), json!("b"))];
+        let all = [
+            change("email", Shown::Null, Shown::Text("a@example.com")),
+            change("status", Shown::Text("a"), Shown::Text("b")),
+        ];
         let shown =
             |keep_personal| changes(&all, &["email"], keep_personal).map(|json| json.get().to_owned());
         let redacted = r#"{"email":{"old":null,"new":"redacted"},"status":{"old":"a","new":"b"}}"#;

@@ -12,7 +12,7 @@ use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Change, Fields, Raw};
+use super::columns::{Change, Fields, Raw, Shown};
 use super::{Answered, Listed, relation_of, segment, whole};
 
 /// One API key.
@@ -56,7 +56,7 @@ impl Row {
     /// Keys that came and went, what changed in others, and those whose revocation is news. A key that was revoked is none
     /// that comes, whatever a list says that does not know it yet.
     #[must_use]
-    pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
+    pub fn changes<'a>(&'a self, old: Option<&'a Self>) -> Vec<Change<'a>> {
         let is_over = |id: &String| old.is_some_and(|old| old.revoked.contains_key(id));
         let mut keys = Cow::Borrowed(&self.keys);
         if keys.keys().any(is_over) {
@@ -73,7 +73,7 @@ impl Row {
 
     /// The same.
     #[must_use]
-    pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
+    pub fn changes_in_full<'a>(&'a self, old: &'a Self) -> Vec<Change<'a>> {
         self.changes(Some(old))
     }
 
@@ -110,8 +110,8 @@ impl Row {
 }
 
 /// That these keys were revoked.
-fn revoked(ids: Value) -> Change {
-    Change { column: "_revoked_at", old: Value::Null, new: ids }
+fn revoked(ids: Value) -> Change<'static> {
+    Change { column: "_revoked_at", old: Shown::Null, new: Shown::Made(ids) }
 }
 
 /// The kind and the id of the owner.
@@ -411,7 +411,7 @@ pub(super) async fn end(
     connection: &mut PgConnection,
     at: DateTime<Utc>,
     relations: &[(&ObjectRef, &[Member])],
-) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+) -> sqlx::Result<Vec<(ObjectRef, Change<'static>)>> {
     let owners: HashMap<&str, &ObjectRef> = relations
         .iter()
         .flat_map(|(relation, ends)| ends.iter().map(|end| (end.id.as_str(), *relation)))

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -10,13 +11,47 @@ pub use super::fields::{Fields, Raw};
 
 /// A change of one column.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub struct Change<'a> {
     /// Name of the column.
     pub column: &'static str,
     /// What stood there; null for a new row.
-    pub old: Value,
+    pub old: Shown<'a>,
     /// What stands there now.
-    pub new: Value,
+    pub new: Shown<'a>,
+}
+
+/// A value as the audit log shows it. Most are redacted there: until then they stay where they are.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Shown<'a> {
+    /// Nothing.
+    Null,
+    /// A text.
+    Text(&'a str),
+    /// Yes or no.
+    Flag(bool),
+    /// A time.
+    Time(#[serde(serialize_with = "to_the_millisecond")] DateTime<Utc>),
+    /// Several texts.
+    Texts(&'a [String]),
+    /// A document.
+    Document(&'a Value),
+    /// What was put together for it.
+    Made(Value),
+}
+
+impl Shown<'_> {
+    /// For a document of several.
+    pub(super) fn into_value(self) -> Value {
+        match self {
+            Self::Made(value) => value,
+            shown => serde_json::to_value(shown).unwrap_or_default(),
+        }
+    }
+}
+
+fn to_the_millisecond<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 /// A value that a column can hold. A missing field, a null, or a value of another type than
@@ -34,7 +69,7 @@ pub trait Column: PartialEq + Sized {
     fn parameter(&self) -> Self::Parameter<'_>;
 
     /// For the audit log.
-    fn to_json(&self) -> Value;
+    fn shown(&self) -> Shown<'_>;
 }
 
 /// A text column.
@@ -51,8 +86,8 @@ impl Column for Text {
         self.as_deref()
     }
 
-    fn to_json(&self) -> Value {
-        self.clone().map_or(Value::Null, Value::String)
+    fn shown(&self) -> Shown<'_> {
+        self.as_deref().map_or(Shown::Null, Shown::Text)
     }
 }
 
@@ -70,8 +105,8 @@ impl Column for Flag {
         *self
     }
 
-    fn to_json(&self) -> Value {
-        self.map_or(Value::Null, Value::Bool)
+    fn shown(&self) -> Shown<'_> {
+        self.map_or(Shown::Null, Shown::Flag)
     }
 }
 
@@ -89,10 +124,8 @@ impl Column for Time {
         *self
     }
 
-    fn to_json(&self) -> Value {
-        self.map_or(Value::Null, |time| {
-            Value::String(time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
-        })
+    fn shown(&self) -> Shown<'_> {
+        self.map_or(Shown::Null, Shown::Time)
     }
 }
 
@@ -110,8 +143,8 @@ impl Column for Document {
         self.as_ref().map(Json)
     }
 
-    fn to_json(&self) -> Value {
-        self.clone().unwrap_or(Value::Null)
+    fn shown(&self) -> Shown<'_> {
+        self.as_ref().map_or(Shown::Null, Shown::Document)
     }
 }
 
@@ -130,8 +163,8 @@ impl Column for Texts {
         self.as_ref().map(Json)
     }
 
-    fn to_json(&self) -> Value {
-        self.clone().map_or(Value::Null, Value::from)
+    fn shown(&self) -> Shown<'_> {
+        self.as_deref().map_or(Shown::Null, Shown::Texts)
     }
 }
 
@@ -207,7 +240,7 @@ macro_rules! columns {
             /// The columns in which this row differs from what stands in the mirror; all that hold
             /// something, when nothing stands there. An unknown field that changed shows as `_raw`.
             #[must_use]
-            pub fn changes(&self, old: Option<&Self>) -> Vec<$crate::object::columns::Change> {
+            pub fn changes<'a>(&'a self, old: Option<&'a Self>) -> Vec<$crate::object::columns::Change<'a>> {
                 use $crate::object::columns::Column as _;
                 let mut changes = Vec::new();
                 $(
@@ -215,16 +248,16 @@ macro_rules! columns {
                     if !$crate::object::columns::columns!(@derived $( $marker )?) && self.$name.as_ref() != before {
                         changes.push($crate::object::columns::Change {
                             column: $crate::object::columns::columns!(@name $name),
-                            old: old.map_or(serde_json::Value::Null, |old| old.$name.to_json()),
-                            new: self.$name.to_json(),
+                            old: old.map_or($crate::object::columns::Shown::Null, |old| old.$name.shown()),
+                            new: self.$name.shown(),
                         });
                     }
                 )+
                 if changes.is_empty() && old.is_some_and(|old| old.raw != self.raw) {
                     changes.push($crate::object::columns::Change {
                         column: "_raw",
-                        old: serde_json::Value::Null,
-                        new: serde_json::Value::Null,
+                        old: $crate::object::columns::Shown::Null,
+                        new: $crate::object::columns::Shown::Null,
                     });
                 }
                 changes
@@ -232,15 +265,15 @@ macro_rules! columns {
 
             /// The same, and the columns that follow another object too.
             #[must_use]
-            pub fn changes_in_full(&self, old: &Self) -> Vec<$crate::object::columns::Change> {
+            pub fn changes_in_full<'a>(&'a self, old: &'a Self) -> Vec<$crate::object::columns::Change<'a>> {
                 use $crate::object::columns::Column as _;
                 let mut changes = self.changes(Some(old));
                 $(
                     if $crate::object::columns::columns!(@derived $( $marker )?) && self.$name != old.$name {
                         changes.push($crate::object::columns::Change {
                             column: $crate::object::columns::columns!(@name $name),
-                            old: old.$name.to_json(),
-                            new: self.$name.to_json(),
+                            old: old.$name.shown(),
+                            new: self.$name.shown(),
                         });
                     }
                 )+

@@ -6,12 +6,11 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Change, Fields};
+use super::columns::{Change, Fields, Shown};
 use super::{Answered, Composition, Listed, segment};
 
 /// The rows of `workos.group_memberships` of one membership.
@@ -30,18 +29,18 @@ pub struct Row {
 impl Row {
     /// Groups that came and went.
     #[must_use]
-    pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
+    pub fn changes<'a>(&'a self, old: Option<&'a Self>) -> Vec<Change<'a>> {
         let before = old.map(|old| &old.groups);
         if before.map_or(self.groups.is_empty(), |before| *before == self.groups) {
             return Vec::new();
         }
-        let old = before.map_or(Value::Null, |groups| groups.iter().cloned().collect());
-        vec![Change { column: "groups", old, new: self.groups.iter().cloned().collect() }]
+        let ids = |groups: &BTreeSet<String>| Shown::Made(groups.iter().cloned().collect());
+        vec![Change { column: "groups", old: before.map_or(Shown::Null, ids), new: ids(&self.groups) }]
     }
 
     /// The same.
     #[must_use]
-    pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
+    pub fn changes_in_full<'a>(&'a self, old: &'a Self) -> Vec<Change<'a>> {
         self.changes(Some(old))
     }
 

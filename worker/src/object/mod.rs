@@ -232,7 +232,7 @@ macro_rules! kinds {
 
             /// The columns in which it differs from what stands in the mirror.
             #[must_use]
-            pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
+            pub fn changes<'a>(&'a self, old: Option<&'a Self>) -> Vec<Change<'a>> {
                 match (self, old) {
                     $( (Self::$kind(new), Some(Self::$kind(old))) => new.changes(Some(old)), )+
                     $( (Self::$kind(new), _) => new.changes(None), )+
@@ -241,7 +241,7 @@ macro_rules! kinds {
 
             /// The same against what stands there, with the columns that follow another object.
             #[must_use]
-            pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
+            pub fn changes_in_full<'a>(&'a self, old: &'a Self) -> Vec<Change<'a>> {
                 match (self, old) {
                     $( (Self::$kind(new), Self::$kind(old)) => new.changes_in_full(old), )+
                     #[allow(unreachable_patterns, reason = "with one kind only")]
@@ -516,7 +516,7 @@ macro_rules! kinds {
             connection: &mut PgConnection,
             at: DateTime<Utc>,
             relations: &[(&ObjectRef, &[Member])],
-        ) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+        ) -> sqlx::Result<Vec<(ObjectRef, Change<'static>)>> {
             let mut news = Vec::new();
             $(
                 whole!($( $whole )?; (), {

@@ -11,7 +11,7 @@ use shared::event::Member;
 use shared::id::{Kind, ObjectRef};
 use sqlx::PgConnection;
 
-use super::columns::{Change, Fields, Raw};
+use super::columns::{Change, Fields, Raw, Shown};
 use super::{Answered, Listed, segment, whole};
 
 /// One session.
@@ -55,7 +55,7 @@ pub struct Row {
 impl Row {
     /// Sessions that came and went, what changed in others, and those whose end is news.
     #[must_use]
-    pub fn changes(&self, old: Option<&Self>) -> Vec<Change> {
+    pub fn changes<'a>(&'a self, old: Option<&'a Self>) -> Vec<Change<'a>> {
         let before = old.map(|old| &old.active);
         let mut changes = whole::changes("sessions", before, &self.active, |new, old| new.changes(Some(old)));
         let known = |id: &str| old.and_then(|old| old.ended.get(id)).map(|row| (&row.status, row.ended_at));
@@ -64,14 +64,14 @@ impl Row {
         if !news.is_empty() {
             let new =
                 news.into_iter().map(|(id, row)| (id.clone(), Value::from(row.status.clone()))).collect();
-            changes.push(Change { column: "status", old: Value::Null, new: Value::Object(new) });
+            changes.push(Change { column: "status", old: Shown::Null, new: Shown::Made(new) });
         }
         changes
     }
 
     /// The same.
     #[must_use]
-    pub fn changes_in_full(&self, old: &Self) -> Vec<Change> {
+    pub fn changes_in_full<'a>(&'a self, old: &'a Self) -> Vec<Change<'a>> {
         self.changes(Some(old))
     }
 

@@ -8,7 +8,7 @@ use shared::event::Member;
 use shared::id::ObjectRef;
 use sqlx::PgConnection;
 
-use super::columns::Change;
+use super::columns::{Change, Shown};
 
 /// Whether WorkOS may refuse to list a relation of a kind that it always lists.
 pub(super) const fn always_listed(_owner: &str) -> bool {
@@ -29,7 +29,7 @@ pub(super) async fn ends_nothing(
     _connection: &mut PgConnection,
     _at: DateTime<Utc>,
     _relations: &[(&ObjectRef, &[Member])],
-) -> sqlx::Result<Vec<(ObjectRef, Change)>> {
+) -> sqlx::Result<Vec<(ObjectRef, Change<'static>)>> {
     Ok(Vec::new())
 }
 
@@ -50,26 +50,26 @@ pub(super) fn changes<R>(
     name: &'static str,
     old: Option<&BTreeMap<String, R>>,
     new: &BTreeMap<String, R>,
-    differences: impl Fn(&R, &R) -> Vec<Change>,
-) -> Vec<Change> {
+    differences: impl for<'b> Fn(&'b R, &'b R) -> Vec<Change<'b>>,
+) -> Vec<Change<'static>> {
     let mut changes = Vec::new();
     if !old.into_iter().flat_map(BTreeMap::keys).eq(new.keys()) {
-        let ids = |members: &BTreeMap<String, R>| members.keys().cloned().collect();
-        changes.push(Change { column: name, old: old.map_or(Value::Null, ids), new: ids(new) });
+        let ids = |members: &BTreeMap<String, R>| Shown::Made(members.keys().cloned().collect());
+        changes.push(Change { column: name, old: old.map_or(Shown::Null, ids), new: ids(new) });
     }
     let mut columns: BTreeMap<&'static str, Differing> = BTreeMap::new();
     for (id, row) in new {
         let Some(before) = old.and_then(|old| old.get(id)) else { continue };
         for change in differences(row, before) {
             let (old, new) = columns.entry(change.column).or_default();
-            old.insert(id.clone(), change.old);
-            new.insert(id.clone(), change.new);
+            old.insert(id.clone(), change.old.into_value());
+            new.insert(id.clone(), change.new.into_value());
         }
     }
     changes.extend(columns.into_iter().map(|(column, (old, new))| Change {
         column,
-        old: old.into(),
-        new: new.into(),
+        old: Shown::Made(old.into()),
+        new: Shown::Made(new.into()),
     }));
     changes
 }

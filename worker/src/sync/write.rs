@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde_json::Value;
 use shared::clock;
 use shared::event::{Event, Member};
 use shared::id::ObjectRef;
@@ -14,7 +13,7 @@ use crate::decide::{self, Verdict};
 use crate::failure::Failure;
 use crate::guard::{self, Claim, DeletedBy, Known, Question};
 use crate::ledger::{self, Action, Audit};
-use crate::object::columns::Change;
+use crate::object::columns::{Change, Shown};
 use crate::object::{Record, Row};
 use crate::outcome::Outcome;
 use crate::{crash, object as kinds};
@@ -262,11 +261,11 @@ impl Sync {
         } else {
             kinds::load(connection, &self.env, &seen_before).await?
         };
-        let mut beside: HashMap<ObjectRef, Vec<Change>> = HashMap::new();
+        let mut beside: HashMap<ObjectRef, Vec<Change<'_>>> = HashMap::new();
         if self.purpose.is_thorough() && !mirror.is_empty() {
             let said: Vec<&Row> = present.iter().map(|(_, record)| &record.row).collect();
             for (object, column) in kinds::beside(connection, &said).await? {
-                beside.entry(object).or_default().push(Change { column, old: Value::Null, new: Value::Null });
+                beside.entry(object).or_default().push(Change { column, old: Shown::Null, new: Shown::Null });
             }
         }
         let mut rows: Vec<&Row> = Vec::with_capacity(present.len());
