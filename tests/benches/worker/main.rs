@@ -17,6 +17,7 @@ use common::report::{Figure, Judge, Report, say};
 use common::settings::{Settings, asked_to_measure};
 use common::{float, in_series, median};
 use drain::Drained;
+use roofs::Written;
 use world::World;
 
 /// No limit of our own, as many requests at once as the roof has.
@@ -85,14 +86,14 @@ async fn run() -> anyhow::Result<()> {
 struct Turn {
     pull: f64,
     ask: f64,
-    upsert: f64,
-    own_tables: f64,
+    upsert: Written,
+    own_tables: Written,
     real: Drained,
 }
 
 impl Turn {
     fn bound(&self) -> f64 {
-        in_series(&[self.pull, self.ask, self.upsert])
+        in_series(&[self.pull, self.ask, self.upsert.rate])
     }
 }
 
@@ -113,13 +114,23 @@ async fn full_speed(settings: &Settings, world: &mut World, report: &mut Report)
     let bound = of(&Turn::bound);
     report.add(Figure::new("bare pull and ack", of(&|turn| turn.pull), "/s"));
     report.add(Figure::new("bare GETs of the stand-in WorkOS, at once", of(&|turn| turn.ask), "/s"));
+    let cpu =
+        |of: &dyn Fn(&Turn) -> &Written| turns.last().map(|turn| of(turn).cpu.clone()).unwrap_or_default();
     report.add(
-        Figure::new("bare batched upsert: user, ledger, audit", of(&|turn| turn.upsert), "/s")
-            .note("200 a batch, 2 connections, tables with nothing but a primary key"),
+        Figure::new("bare batched upsert: user, ledger, audit", of(&|turn| turn.upsert.rate), "/s").note(
+            format!(
+                "200 a batch, 2 connections, tables with nothing but a primary key; {}",
+                cpu(&|turn| &turn.upsert)
+            ),
+        ),
     );
     report.add(
-        Figure::new("  the same into the tables of the mirror", of(&|turn| turn.own_tables), "/s")
-            .note("with profile and guard, their indexes, checks and foreign key; for information"),
+        Figure::new("  the same into the tables of the mirror", of(&|turn| turn.own_tables.rate), "/s").note(
+            format!(
+                "with profile and guard, their indexes and checks; for information; {}",
+                cpu(&|turn| &turn.own_tables)
+            ),
+        ),
     );
     report.add(Figure::new("worker bound: the three in series", bound, "/s"));
     report.add(

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 use shared::event::Event;
+use sqlx::types::Json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::common::load;
@@ -46,74 +50,114 @@ pub(crate) enum Tables {
     Own,
 }
 
+/// The columns that DESIGN asks of a user, of the ledger and of the audit log.
 const PLAIN_TABLES: &str = "
     CREATE SCHEMA plain;
     CREATE TABLE plain.users (
-        id text PRIMARY KEY, email text, first_name text, last_name text, updated_at timestamptz, raw jsonb NOT NULL
+        id text PRIMARY KEY, email text, first_name text, last_name text, name text, profile_picture_url text,
+        email_verified boolean, external_id text, metadata jsonb, last_sign_in_at timestamptz, locale text,
+        created_at timestamptz, updated_at timestamptz, _env text, _raw jsonb, _synced_at timestamptz,
+        _deleted_at timestamptz
     ) WITH (fillfactor = 70);
     CREATE TABLE plain.events (
-        id text PRIMARY KEY, type text, object_id text, outcome text, created_at timestamptz, settled_at timestamptz
+        id text PRIMARY KEY, type text, kind text, object_id text, organization_id text, first_channel text,
+        created_at timestamptz, updated_at timestamptz, received_at timestamptz, webhook_at timestamptz,
+        tail_at timestamptz, stream_seq bigint, attempts integer, outcome text, fence bigint, settled_at timestamptz
     );
     CREATE TABLE plain.audit (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz, object_id text, action text,
-        changes jsonb, event_id text
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz, kind text, object_id text, action text,
+        changes jsonb, fence bigint, event_id text, channel text, actor text
     );";
 
 const PLAIN: [&str; 3] = [
-    "INSERT INTO plain.users (id, email, first_name, last_name, updated_at, raw)
-     SELECT object, email, first_name, last_name, at, raw::jsonb
-       FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[])
-         AS incoming (event, object, email, first_name, last_name, at, raw, changes)
-      ORDER BY object
+    "INSERT INTO plain.users (
+         id, email, first_name, last_name, name, profile_picture_url, email_verified, metadata, locale, created_at,
+         updated_at, _env, _raw, _synced_at
+     )
+     SELECT id, email, first_name, last_name, name, picture, true, '{}', 'en-US', at, at, $1, raw, now()
+       FROM (
+           SELECT unnest($2::text[]) AS id, unnest($3::text[]) AS email, unnest($4::text[]) AS first_name,
+                  unnest($5::text[]) AS last_name, unnest($6::text[]) AS name, unnest($7::text[]) AS picture,
+                  unnest($8::timestamptz[]) AS at, unnest($9::jsonb[]) AS raw
+       ) AS incoming
      ON CONFLICT (id) DO UPDATE
      SET email = EXCLUDED.email, first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name,
-         updated_at = EXCLUDED.updated_at, raw = EXCLUDED.raw
-     WHERE $1 <> ''",
-    "INSERT INTO plain.events (id, type, object_id, outcome, created_at, settled_at)
-     SELECT event, 'user.updated', object, 'applied', at, now()
-       FROM unnest($2::text[], $3::text[], $4::timestamptz[]) AS incoming (event, object, at)
+         name = EXCLUDED.name, profile_picture_url = EXCLUDED.profile_picture_url,
+         updated_at = EXCLUDED.updated_at, _raw = EXCLUDED._raw, _synced_at = EXCLUDED._synced_at",
+    "INSERT INTO plain.events (
+         id, type, kind, object_id, first_channel, created_at, updated_at, received_at, webhook_at, stream_seq,
+         attempts, outcome, fence, settled_at
+     )
+     SELECT event, 'user.updated', 'user', object, 'webhook', at, at, at, at, 1, 1, 'applied', 1, now()
+       FROM (
+           SELECT unnest($2::text[]) AS event, unnest($3::text[]) AS object, unnest($4::timestamptz[]) AS at
+       ) AS incoming
       WHERE $1 <> ''
      ON CONFLICT (id) DO NOTHING",
-    "INSERT INTO plain.audit (at, object_id, action, changes, event_id)
-     SELECT now(), object, 'created', changes::jsonb, event
-       FROM unnest($2::text[], $3::text[], $4::text[]) AS incoming (event, object, changes)
+    "INSERT INTO plain.audit (at, kind, object_id, action, changes, fence, event_id, channel)
+     SELECT now(), 'user', object, 'created', changes, 1, event, 'webhook'
+       FROM (
+           SELECT unnest($2::text[]) AS event, unnest($3::text[]) AS object, unnest($4::jsonb[]) AS changes
+       ) AS incoming
       WHERE $1 <> ''",
 ];
 
 const OWN: [&str; 3] = [
-    "WITH incoming AS (
-         SELECT *
-           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[])
-             AS incoming (event, object, email, first_name, last_name, at, raw, changes)
-          ORDER BY object
-     ), claimed AS (
+    "WITH claimed AS (
          INSERT INTO workos_sync.objects (env, kind, id, fence, asked_at, updated_at, has_row, outcome)
-         SELECT $1, 'user', object, 1, now(), at, true, 'applied' FROM incoming
+         SELECT $1, 'user', id, 1, now(), at, true, 'applied'
+           FROM (SELECT unnest($2::text[]) AS id, unnest($8::timestamptz[]) AS at) AS incoming
          ON CONFLICT (env, kind, id) DO UPDATE SET fence = EXCLUDED.fence
      ), written AS (
-         INSERT INTO workos.users (id, email, first_name, last_name, updated_at, _env, _raw, _synced_at)
-         SELECT object, email, first_name, last_name, at, $1, raw::jsonb, now() FROM incoming
+         INSERT INTO workos.users (
+             id, email, first_name, last_name, name, profile_picture_url, email_verified, metadata, locale,
+             created_at, updated_at, _env, _raw, _synced_at
+         )
+         SELECT id, email, first_name, last_name, name, picture, true, '{}', 'en-US', at, at, $1, raw, now()
+           FROM (
+               SELECT unnest($2::text[]) AS id, unnest($3::text[]) AS email, unnest($4::text[]) AS first_name,
+                      unnest($5::text[]) AS last_name, unnest($6::text[]) AS name, unnest($7::text[]) AS picture,
+                      unnest($8::timestamptz[]) AS at, unnest($9::jsonb[]) AS raw
+           ) AS incoming
          ON CONFLICT (id) DO UPDATE
          SET email = EXCLUDED.email, first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name,
+             name = EXCLUDED.name, profile_picture_url = EXCLUDED.profile_picture_url,
              updated_at = EXCLUDED.updated_at, _raw = EXCLUDED._raw, _synced_at = EXCLUDED._synced_at
      )
-     INSERT INTO workos.profiles (id, first_name, last_name, _env, _raw, _synced_at)
-     SELECT object, first_name, last_name, $1, jsonb_build_object('first_name', first_name), now() FROM incoming
+     INSERT INTO workos.profiles (id, first_name, last_name, avatar_url, _env, _raw, _synced_at)
+     SELECT id, first_name, last_name, picture, $1, jsonb_build_object('first_name', first_name), now()
+       FROM (
+           SELECT unnest($2::text[]) AS id, unnest($4::text[]) AS first_name, unnest($5::text[]) AS last_name,
+                  unnest($7::text[]) AS picture
+       ) AS incoming
      ON CONFLICT (id) DO UPDATE
      SET first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, _raw = EXCLUDED._raw",
     "INSERT INTO workos_sync.events (
-         env, id, type, kind, object_id, first_channel, created_at, received_at, outcome, settled_at
+         env, id, type, kind, object_id, first_channel, created_at, updated_at, received_at, webhook_at, stream_seq,
+         attempts, outcome, fence, settled_at
      )
-     SELECT $1, event, 'user.updated', 'user', object, 'webhook', at, now(), 'applied', now()
-       FROM unnest($2::text[], $3::text[], $4::timestamptz[]) AS incoming (event, object, at)
+     SELECT $1, event, 'user.updated', 'user', object, 'webhook', at, at, at, at, 1, 1, 'applied', 1, now()
+       FROM (
+           SELECT unnest($2::text[]) AS event, unnest($3::text[]) AS object, unnest($4::timestamptz[]) AS at
+       ) AS incoming
      ON CONFLICT (env, id) DO NOTHING",
     "INSERT INTO workos_sync.audit_log (env, kind, object_id, action, changes, fence, event_id, channel)
-     SELECT $1, 'user', object, 'created', changes::jsonb, 1, event, 'webhook'
-       FROM unnest($2::text[], $3::text[], $4::text[]) AS incoming (event, object, changes)",
+     SELECT $1, 'user', object, 'created', changes, 1, event, 'webhook'
+       FROM (
+           SELECT unnest($2::text[]) AS event, unnest($3::text[]) AS object, unnest($4::jsonb[]) AS changes
+       ) AS incoming",
 ];
 
-/// Writes users, their ledger and their audit log, in batches. Returns events a second.
-pub(crate) async fn upsert(world: &mut World, events: usize, tables: Tables) -> anyhow::Result<f64> {
+/// How fast rows were written, and who used the CPU.
+pub(crate) struct Written {
+    /// Events a second.
+    pub(crate) rate: f64,
+    /// Who used the CPU.
+    pub(crate) cpu: String,
+}
+
+/// Writes users, their ledger and their audit log, in batches.
+pub(crate) async fn upsert(world: &mut World, events: usize, tables: Tables) -> anyhow::Result<Written> {
     world.room()?;
     let database = world.database().await?;
     let statements = match tables {
@@ -130,7 +174,7 @@ pub(crate) async fn upsert(world: &mut World, events: usize, tables: Tables) -> 
         .chunks(BATCH)
         .zip(world.users.chunks(BATCH))
         .map(|(events, users)| Batch::of(events, users))
-        .collect();
+        .collect::<anyhow::Result<_>>()?;
     let mut writers = Vec::new();
     let share = batches.len().div_ceil(CONNECTIONS).max(1);
     while !batches.is_empty() {
@@ -138,6 +182,8 @@ pub(crate) async fn upsert(world: &mut World, events: usize, tables: Tables) -> 
         let connection = world::connect(&database).await?;
         writers.push((connection, mine));
     }
+    let cpu = world.cpu()?;
+    let before = cpu.read();
     let started = Instant::now();
     let tasks: Vec<_> = writers
         .into_iter()
@@ -153,7 +199,8 @@ pub(crate) async fn upsert(world: &mut World, events: usize, tables: Tables) -> 
     for task in tasks {
         task.await??;
     }
-    Ok(float(events) / started.elapsed().as_secs_f64())
+    let rate = float(events) / started.elapsed().as_secs_f64();
+    Ok(Written { rate, cpu: cpu.read().since(&before, events) })
 }
 
 /// Rows of one transaction, column by column, as the database takes them.
@@ -163,47 +210,53 @@ struct Batch {
     emails: Vec<String>,
     first_names: Vec<String>,
     last_names: Vec<String>,
-    times: Vec<chrono::DateTime<chrono::Utc>>,
-    raws: Vec<String>,
-    changes: Vec<String>,
+    names: Vec<String>,
+    pictures: Vec<String>,
+    times: Vec<DateTime<Utc>>,
+    raws: Vec<Json<Box<RawValue>>>,
+    changes: Vec<Json<Box<RawValue>>>,
 }
 
 impl Batch {
-    fn of(events: &[Event], users: &[User]) -> Self {
+    fn of(events: &[Event], users: &[User]) -> anyhow::Result<Self> {
+        const PICTURE: &str = "https://workoscdn.com/images/v1/picture.png";
+        let users = users.get(..events.len()).context("fewer users than events")?;
         let each = |text: &str| vec![text.to_owned(); events.len()];
         let emails: Vec<String> =
             (0..events.len()).map(|number| format!("user.number{number}@example.com")).collect();
-        let raws = users
-            .iter()
-            .zip(&emails)
-            .map(|(user, email)| {
-                json!({
-                    "object": "user", "id": user.id, "email": email, "first_name": "User", "last_name": "Number",
-                    "name": "User Number", "email_verified": true, "external_id": null, "metadata": {},
-                    "last_sign_in_at": null, "locale": "en-US", "created_at": user.updated_at,
-                    "profile_picture_url": "https://workoscdn.com/images/v1/picture.png",
-                    "updated_at": user.updated_at,
-                })
-                .to_string()
-            })
-            .collect();
-        // As many columns as a new user has, each redacted.
-        let one = json!({"old": null, "new": "redacted"});
-        let columns =
-            ["email", "first_name", "last_name", "name", "profile_picture_url", "email_verified", "locale"];
-        let changes = serde_json::Value::Object(
-            columns.iter().map(|column| ((*column).to_owned(), one.clone())).collect(),
-        );
-        Self {
+        let raws = users.iter().zip(&emails).map(|(user, email)| {
+            to_raw_value(&json!({
+                "object": "user", "id": user.id, "email": email, "first_name": "User", "last_name": "Number",
+                "name": "User Number", "email_verified": true, "external_id": null, "metadata": {},
+                "last_sign_in_at": null, "locale": "en-US", "created_at": user.updated_at,
+                "profile_picture_url": PICTURE, "updated_at": user.updated_at,
+            }))
+            .map(Json)
+        });
+        // The columns that a new user has, personal values redacted.
+        let from_nothing = |new: Value| json!({"old": null, "new": new});
+        let changes = users.iter().map(|user| {
+            let redacted = from_nothing(json!("redacted"));
+            let at = from_nothing(json!(user.updated_at));
+            to_raw_value(&json!({
+                "email": redacted, "first_name": redacted, "last_name": redacted, "name": redacted,
+                "profile_picture_url": redacted, "email_verified": from_nothing(json!(true)), "metadata": redacted,
+                "locale": from_nothing(json!("en-US")), "created_at": at, "updated_at": at,
+            }))
+            .map(Json)
+        });
+        Ok(Self {
             events: events.iter().map(|event| event.id.clone()).collect(),
-            objects: users.iter().take(events.len()).map(|user| user.id.clone()).collect(),
-            emails,
+            objects: users.iter().map(|user| user.id.clone()).collect(),
             first_names: each("User"),
             last_names: each("Number"),
+            names: each("User Number"),
+            pictures: each(PICTURE),
             times: users.iter().map(|user| user.updated_at).collect(),
-            raws,
-            changes: each(&changes.to_string()),
-        }
+            raws: raws.collect::<Result<_, _>>()?,
+            changes: changes.collect::<Result<_, _>>()?,
+            emails,
+        })
     }
 
     async fn write(&self, connection: &mut PgConnection, statements: [&'static str; 3]) -> sqlx::Result<()> {
@@ -211,14 +264,14 @@ impl Batch {
         let mut transaction = connection.begin().await?;
         sqlx::query(users)
             .bind(ENVIRONMENT)
-            .bind(&self.events)
             .bind(&self.objects)
             .bind(&self.emails)
             .bind(&self.first_names)
             .bind(&self.last_names)
+            .bind(&self.names)
+            .bind(&self.pictures)
             .bind(&self.times)
             .bind(&self.raws)
-            .bind(&self.changes)
             .execute(&mut *transaction)
             .await?;
         sqlx::query(events)
