@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) key: String,
     pub(crate) http: reqwest::Client,
     rooms: usize,
+    room: Option<PathBuf>,
+    database: Option<String>,
     // Dropped in this order, the place last.
     _sim: Process,
     pub(crate) postgres: Postgres,
@@ -61,6 +63,8 @@ impl World {
             key,
             http,
             rooms: 0,
+            room: None,
+            database: None,
             _sim: sim,
             postgres,
             place,
@@ -74,15 +78,26 @@ impl World {
         Ok(world)
     }
 
-    /// An empty directory.
+    /// An empty directory. The one of the measurement before is removed: what piles up on the disk makes later ones slower.
     pub(crate) fn room(&mut self) -> anyhow::Result<PathBuf> {
+        if let Some(before) = self.room.take() {
+            std::fs::remove_dir_all(&before)
+                .with_context(|| format!("failed to remove {}", before.display()))?;
+        }
         self.rooms += 1;
-        self.place.room(&format!("room-{}", self.rooms))
+        let room = self.place.room(&format!("room-{}", self.rooms))?;
+        self.room = Some(room.clone());
+        Ok(room)
     }
 
-    /// A fresh database with the schema; what earlier ones left to write is written.
+    /// A fresh database with the schema. The one of the measurement before is removed, and what is left to write is
+    /// written.
     pub(crate) async fn database(&mut self) -> anyhow::Result<String> {
+        if let Some(before) = self.database.take() {
+            self.postgres.drop_database(&before).await?;
+        }
         let name = format!("bench_{}", self.rooms);
+        self.database = Some(name.clone());
         self.postgres.copy_database(TEMPLATE, &name).await?;
         let url = self.postgres.url(&name);
         let mut connection = connect(&url).await?;
