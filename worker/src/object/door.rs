@@ -29,9 +29,10 @@ const SPARED: [&str; 4] = ["metadata", "custom_attributes", "raw_attributes", "e
 /// hold either is taken apart for that.
 pub(super) fn clean(fields: &mut Fields<'_>) -> serde_json::Result<()> {
     fields.retain(|name| !SECRETS.contains(&name));
-    for (name, value) in fields.iter_mut() {
+    fields.change(|name, value| {
         let is_spared = SPARED.contains(&&**name);
-        if name.contains('\0') {
+        let is_named_badly = name.contains('\0');
+        if is_named_badly {
             *name = Cow::Owned(name.replace('\0', "\u{FFFD}"));
         }
         let text = value.get();
@@ -40,16 +41,17 @@ pub(super) fn clean(fields: &mut Fields<'_>) -> serde_json::Result<()> {
         let holds_secrets = !is_spared
             && text.starts_with(['{', '['])
             && (hides || SECRETS.iter().any(|secret| text.contains(secret)));
-        if hides || holds_secrets {
-            let mut parsed: Value = serde_json::from_str(text)?;
-            if holds_secrets {
-                strip_within(&mut parsed);
-            }
-            replace_nul(&mut parsed);
-            *value = Cow::Owned(to_raw_value(&parsed)?);
+        if !hides && !holds_secrets {
+            return Ok(is_named_badly);
         }
-    }
-    Ok(())
+        let mut parsed: Value = serde_json::from_str(text)?;
+        if holds_secrets {
+            strip_within(&mut parsed);
+        }
+        replace_nul(&mut parsed);
+        *value = Cow::Owned(to_raw_value(&parsed)?);
+        Ok(true)
+    })
 }
 
 fn strip(fields: &mut Map<String, Value>) {

@@ -12,30 +12,33 @@ use serde_json::value::{RawValue, to_raw_value};
 use sqlx::Postgres;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
-use sqlx::types::Json;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 
 use super::Misread;
 
 /// The fields of an object, in the order of the answer. Of a relation, its members.
 #[derive(Clone, Debug, Default)]
 pub struct Fields<'a> {
-    fields: Vec<(Cow<'a, str>, Cow<'a, RawValue>)>,
+    entries: Vec<(Cow<'a, str>, Cow<'a, RawValue>)>,
+    /// All of it, as long as nothing was changed.
+    whole: Option<&'a str>,
     members: Vec<(String, Fields<'a>)>,
 }
 
 impl<'a> Fields<'a> {
     /// Reads an object.
     pub fn parse(json: &'a [u8]) -> Result<Self, Misread> {
-        serde_json::from_slice(json).map_err(|error| match error.classify() {
+        let mut fields: Self = serde_json::from_slice(json).map_err(|error| match error.classify() {
             Category::Data => Misread::NotAnObject,
             Category::Io | Category::Syntax | Category::Eof => Misread::NotJson(error),
-        })
+        })?;
+        fields.whole = std::str::from_utf8(json).ok();
+        Ok(fields)
     }
 
     /// The members of a relation, each by its id.
     pub(super) fn of_members(members: Vec<(String, Self)>) -> Self {
-        Self { fields: Vec::new(), members }
+        Self { members, ..Self::default() }
     }
 
     /// The members of a relation.
@@ -55,12 +58,12 @@ impl<'a> Fields<'a> {
     /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
+        self.entries.is_empty()
     }
 
     /// A field by its name; if there are several, the last, as in Postgres.
     fn get(&self, name: &str) -> Option<&RawValue> {
-        self.fields.iter().rev().find(|(field, _)| field == name).map(|(_, value)| &**value)
+        self.entries.iter().rev().find(|(field, _)| field == name).map(|(_, value)| &**value)
     }
 
     /// A field, if it is what is wanted.
@@ -81,8 +84,9 @@ impl<'a> Fields<'a> {
     /// Takes a field out.
     pub(super) fn remove(&mut self, name: &str) -> Option<Cow<'a, RawValue>> {
         let mut removed = None;
-        for (_, value) in self.fields.extract_if(.., |(field, _)| field == name) {
+        for (_, value) in self.entries.extract_if(.., |(field, _)| field == name) {
             removed = Some(value);
+            self.whole = None;
         }
         removed
     }
@@ -101,7 +105,8 @@ impl<'a> Fields<'a> {
         self.remove(name);
         // Nothing that is set here cannot be written as JSON.
         if let Ok(value) = to_raw_value(value) {
-            self.fields.push((Cow::Owned(name.to_owned()), Cow::Owned(value)));
+            self.entries.push((Cow::Owned(name.to_owned()), Cow::Owned(value)));
+            self.whole = None;
         }
     }
 
@@ -114,18 +119,33 @@ impl<'a> Fields<'a> {
 
     /// Keeps the fields with these names.
     pub(super) fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
-        self.fields.retain(|(name, _)| is_kept(name));
+        let before = self.entries.len();
+        self.entries.retain(|(name, _)| is_kept(name));
+        if self.entries.len() < before {
+            self.whole = None;
+        }
     }
 
-    /// All of them, to be changed.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (Cow<'a, str>, Cow<'a, RawValue>)> {
-        self.fields.iter_mut()
+    /// Changes those whose name or value must not stay as it is: `change` says whether it did.
+    pub(super) fn change<E>(
+        &mut self,
+        change: impl Fn(&mut Cow<'a, str>, &mut Cow<'a, RawValue>) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        for (name, value) in &mut self.entries {
+            if change(name, value)? {
+                self.whole = None;
+            }
+        }
+        Ok(())
     }
 
     /// All of it, for the column `_raw`.
     pub(super) fn into_raw(self) -> Raw {
-        // It was read from JSON.
-        Raw(to_raw_value(&self).unwrap_or_default())
+        match self.whole {
+            Some(whole) => Raw(whole.into()),
+            // It was read from JSON.
+            None => Raw(serde_json::to_string(&self).unwrap_or_else(|_| "{}".to_owned()).into()),
+        }
     }
 
     fn into_owned<'b>(self) -> Fields<'b> {
@@ -133,7 +153,8 @@ impl<'a> Fields<'a> {
             (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()))
         };
         Fields {
-            fields: self.fields.into_iter().map(owned).collect(),
+            entries: self.entries.into_iter().map(owned).collect(),
+            whole: None,
             members: self.members.into_iter().map(|(id, fields)| (id, fields.into_owned())).collect(),
         }
     }
@@ -142,7 +163,7 @@ impl<'a> Fields<'a> {
 /// The objects of a list.
 fn objects(list: &str) -> Vec<Fields<'_>> {
     let items: Vec<&RawValue> = serde_json::from_str(list).unwrap_or_default();
-    items.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect()
+    items.into_iter().filter_map(|item| Fields::parse(item.get().as_bytes()).ok()).collect()
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -158,11 +179,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 // As many as most objects have.
-                let mut fields = Vec::with_capacity(16);
+                let mut entries = Vec::with_capacity(16);
                 while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
-                    fields.push((name, Cow::Borrowed(value)));
+                    entries.push((name, Cow::Borrowed(value)));
                 }
-                Ok(Fields { fields, members: Vec::new() })
+                Ok(Fields { entries, ..Fields::default() })
             }
         }
 
@@ -199,8 +220,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
 
 impl Serialize for Fields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.fields.len()))?;
-        for (name, value) in &self.fields {
+        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
+        for (name, value) in &self.entries {
             map.serialize_entry(name, value)?;
         }
         map.end()
@@ -210,13 +231,13 @@ impl Serialize for Fields<'_> {
 /// What the column `_raw` holds: an answer, stripped. Two are the same if they say the same, however they are written:
 /// Postgres orders fields in its own way.
 #[derive(Clone, Debug)]
-pub struct Raw(Box<RawValue>);
+pub struct Raw(Box<str>);
 
 impl Raw {
     /// As JSON.
     #[must_use]
     pub fn get(&self) -> &str {
-        self.0.get()
+        &self.0
     }
 }
 
@@ -227,27 +248,39 @@ impl PartialEq for Raw {
     }
 }
 
+/// The version of the binary format of a `jsonb`, which stands before its text.
+const JSONB_VERSION: u8 = 1;
+
 impl sqlx::Type<Postgres> for Raw {
     fn type_info() -> PgTypeInfo {
-        <Json<Box<RawValue>> as sqlx::Type<Postgres>>::type_info()
+        <Value as sqlx::Type<Postgres>>::type_info()
     }
 }
 
 impl PgHasArrayType for Raw {
     fn array_type_info() -> PgTypeInfo {
-        <Json<Box<RawValue>> as PgHasArrayType>::array_type_info()
+        <Value as PgHasArrayType>::array_type_info()
     }
 }
 
 impl<'r> sqlx::Decode<'r, Postgres> for Raw {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
-        <Json<Box<RawValue>> as sqlx::Decode<Postgres>>::decode(value).map(|Json(raw)| Self(raw))
+        let text = match value.format() {
+            PgValueFormat::Text => value.as_str()?,
+            PgValueFormat::Binary => match value.as_bytes()?.split_first() {
+                Some((&JSONB_VERSION, text)) => std::str::from_utf8(text)?,
+                _ => return Err("a jsonb of an unknown version".into()),
+            },
+        };
+        Ok(Self(text.into()))
     }
 }
 
 impl sqlx::Encode<'_, Postgres> for Raw {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        sqlx::Encode::<Postgres>::encode_by_ref(&Json(&*self.0), buffer)
+        buffer.push(JSONB_VERSION);
+        buffer.extend_from_slice(self.get().as_bytes());
+        Ok(IsNull::No)
     }
 }
 
