@@ -90,6 +90,8 @@ pub struct Config {
     pub batch_max: usize,
     /// `SYNC_BATCH_WAIT`.
     pub batch_wait: Duration,
+    /// `SYNC_LIST_BURSTS`: whether the lists of the environment answer batches that ask for much that they show.
+    pub list_bursts: bool,
     /// `SYNC_ACK_WAIT`: how long the broker waits for a worker that may have died.
     pub ack_wait: Duration,
     /// `SYNC_TAIL_INTERVAL`; `None` when it is `off`.
@@ -247,6 +249,7 @@ impl Config {
         let page_token = page_token(settings);
         let batch_max = settings.number("SYNC_BATCH_MAX", "200", 1);
         let batch_wait = settings.duration("SYNC_BATCH_WAIT", "5ms");
+        let list_bursts = settings.switch("SYNC_LIST_BURSTS", "off");
         let ack_wait = settings.duration_of_at_least("SYNC_ACK_WAIT", "30s", ACK_WAIT_LEAST);
         let tail = TailConfig::read(settings);
         let verify_interval = settings.duration_or_off("SYNC_VERIFY_INTERVAL", "off");
@@ -262,6 +265,7 @@ impl Config {
             page_token: page_token?,
             batch_max: batch_max?,
             batch_wait: batch_wait?,
+            list_bursts: list_bursts?,
             ack_wait: ack_wait?,
             tail: tail?,
             verify_interval: verify_interval?,

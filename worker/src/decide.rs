@@ -149,13 +149,8 @@ pub fn judge(
     now: DateTime<Utc>,
 ) -> Verdict {
     match answer {
-        Ok(Answer::Found(record)) => {
-            let stored = known.filter(|known| known.deleted_by.is_none()).and_then(|known| known.updated_at);
-            match (record.row.updated_at(), said.max(stored)) {
-                (Some(answered), Some(newest)) if answered < newest => Verdict::Wait(Failure::StaleRead),
-                _ => Verdict::Present(record),
-            }
-        }
+        Ok(Answer::Found(record)) if is_stale(&record, said, known) => Verdict::Wait(Failure::StaleRead),
+        Ok(Answer::Found(record)) => Verdict::Present(record),
         Ok(Answer::NotFound) => {
             let Some(known) = known else { return Verdict::Missing };
             // A later life, of which an event told, is not explained by the deletion of an earlier one.
@@ -173,6 +168,13 @@ pub fn judge(
         }
         Err(failure) => Verdict::Wait(failure),
     }
+}
+
+/// Whether an answer is older than what an event said, or than the answer that was taken.
+#[must_use]
+pub fn is_stale(record: &Record, said: Option<DateTime<Utc>>, known: Option<&Known>) -> bool {
+    let stored = known.filter(|known| known.deleted_by.is_none()).and_then(|known| known.updated_at);
+    matches!((record.row.updated_at(), said.max(stored)), (Some(answered), Some(newest)) if answered < newest)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::sync::Told;
 use crate::workos::{Lane, WorkOs};
 
 /// The most that WorkOS puts on a page.
-const PER_PAGE: usize = 100;
+pub const PER_PAGE: usize = 100;
 /// How long `Retry-After` can make a list wait before it is tried again all the same.
 const RETRY_AFTER_CAP: Duration = Duration::from_mins(2);
 /// How often something is tried again that waiting is not likely to mend.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::breaker::Breaker;
 use crate::burst::{self, Bursts, Waiting};
-use crate::by_list::ByList;
+use crate::by_list::Lists;
 use crate::database::{self, Trouble};
 use crate::dead_letter::{DeadLetters, Doomed};
 use crate::decide::{self, Place, Standing};
@@ -58,6 +58,8 @@ pub struct Means {
     pub breaker: Breaker,
     /// Lists instead, when many objects of one directory wait.
     pub bursts: Bursts,
+    /// Lists instead, when a batch asks for much that one list shows.
+    pub lists: Lists,
     /// Held while an event that may kill the worker is tried: one at a time.
     pub alone: Arc<Mutex<()>>,
 }
@@ -511,7 +513,7 @@ impl Round<'_> {
         let mut left = Left { after: Vec::new(), suspects: Vec::new() };
         let mut traced = Vec::new();
         let mut asked = 0;
-        let mut by_list = ByList::default();
+        let mut by_list = means.lists.questions();
         for ((place, found), standing) in places.iter().copied().zip(found).zip(standings) {
             if endings.contains_key(&place) || ended.contains_key(&place) {
                 continue;
@@ -565,7 +567,7 @@ impl Round<'_> {
         // Written with the life in which the subscription began: in another one it will say nothing.
         let question = Question { fence, covers: Some(covers), at: clock::now() };
         if !wishes.is_empty() || !ended.is_empty() {
-            by_list.answer(sync, &mut wishes, question.at).await;
+            by_list.answer(sync, &mut wishes).await;
             // If it fails, some parts may be committed; delivered again, they are known to be settled.
             let ran = sync.run(question, batch, wishes.into_values().collect(), &mut ended).await;
             if ran.is_err() {

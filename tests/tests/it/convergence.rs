@@ -232,6 +232,7 @@ async fn converges(seed: u64, change: fn(&Sim, &mut fastrand::Rng, usize)) {
         .env("SYNC_ACK_WAIT", "2s")
         .env("SYNC_RATE_LIMIT", "off")
         .env("SYNC_TAIL_INTERVAL", "500ms")
+        .env("SYNC_LIST_BURSTS", if seed.is_multiple_of(2) { "on" } else { "off" })
         .patience(Duration::from_mins(4))
         .start()
         .await;

@@ -1,4 +1,5 @@
-//! Many objects of one organization in a batch: its list is read instead of asking for each.
+//! A batch asks for many objects that one list shows: of an organization, or of the environment where that is wanted. Then
+//! the list is read instead of asking for each.
 
 use serde_json::json;
 use shared::id::Kind;
@@ -85,4 +86,61 @@ async fn a_list_that_cannot_be_read_costs_one_request() {
     let requests = world.sim().requests();
     assert_eq!(requests.gets(Kind::OrganizationMembership), memberships.len() as u64);
     assert!(requests.lists(Kind::OrganizationMembership) <= 3);
+}
+
+/// A world with so many users that nobody knows of yet, whose webhooks wait in the stream.
+async fn imported(users: u32, list_bursts: &str) -> World {
+    let world = World::builder()
+        .workers(0)
+        .knobs(by_hand())
+        .env("SYNC_TAIL_INTERVAL", "off")
+        .env("SYNC_LIST_BURSTS", list_bursts)
+        .start()
+        .await;
+    for n in 0..users {
+        world.sim().user(&format!("user{n}@example.com"));
+    }
+    world.sim().release_held();
+    let sim = world.sim();
+    world.eventually("all webhooks taken", async || (sim.pending_deliveries() == 0).then_some(())).await;
+    world
+}
+
+#[tokio::test]
+async fn an_import_of_users_costs_pages_where_that_is_wanted_and_a_question_for_each_where_not() {
+    const USERS: u32 = 500;
+    for (list_bursts, most) in [("on", u64::from(USERS / 10)), ("off", u64::from(USERS))] {
+        let mut world = imported(USERS, list_bursts).await;
+        world.start_worker().await;
+        world.settled().await;
+        world.assert_in_step().await;
+        let requests = world.sim().requests();
+        let (pages, single) = (requests.lists(Kind::User), requests.gets(Kind::User));
+        assert!(pages + single <= most, "{list_bursts}: {pages} pages and {single} questions");
+        assert_eq!(pages > 0, list_bursts == "on", "{pages} pages");
+        assert_eq!(outcomes(&world).await, [("applied".to_owned(), i64::from(USERS))]);
+    }
+}
+
+#[tokio::test]
+async fn users_who_are_far_apart_are_not_looked_for_in_a_list_again_and_again() {
+    let mut world = imported(0, "on").await;
+    let sim = world.sim();
+    let users: Vec<String> = (0..6_000)
+        .map(|n| sim.silently_create(Kind::User, json!({"email": format!("user{n}@example.com")})))
+        .collect();
+    // More than a hundred lie between two of them.
+    let changed: Vec<&String> = users.iter().step_by(120).collect();
+    for turn in 0..4 {
+        for user in &changed {
+            sim.update(Kind::User, user, json!({"first_name": format!("Turn {turn}")}));
+        }
+    }
+    sim.release_held();
+    world.eventually("all webhooks taken", async || (sim.pending_deliveries() == 0).then_some(())).await;
+    world.start_worker().await;
+    world.settled().await;
+    let requests = world.sim().requests();
+    assert!(requests.lists(Kind::User) <= 2, "{} pages", requests.lists(Kind::User));
+    assert_eq!(requests.gets(Kind::User), changed.len() as u64);
 }

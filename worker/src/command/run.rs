@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
 use crate::burst::Bursts;
+use crate::by_list::Lists;
 use crate::config::Config;
 use crate::dead_letter::{self, DeadLetters};
 use crate::failure::Failure;
@@ -96,6 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<Exit> {
     ));
     let means = Means {
         bursts: Bursts::new(&sync, jetstream.clone(), stop.clone()),
+        lists: Lists::new(config.list_bursts),
         sync,
         metrics,
         ack_wait: config.ack_wait,
