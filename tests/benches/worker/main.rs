@@ -23,6 +23,9 @@ use world::World;
 /// No limit of our own, as many requests at once as the roof has.
 const UNBOUND: [(&str, &str); 2] = [("SYNC_RATE_LIMIT", "off"), ("SYNC_FETCH_CONCURRENCY", "256")];
 
+/// The same with the lists of the environment.
+const WITH_LISTS: [(&str, &str); 3] = [UNBOUND[0], UNBOUND[1], ("SYNC_LIST_BURSTS", "on")];
+
 /// Requests at once, of the roof and of the worker, where WorkOS takes its time.
 const AT_ONCE: usize = 256;
 
@@ -89,6 +92,7 @@ struct Turn {
     upsert: Written,
     own_tables: Written,
     real: Drained,
+    by_list: Drained,
 }
 
 impl Turn {
@@ -108,6 +112,7 @@ async fn full_speed(settings: &Settings, world: &mut World, report: &mut Report)
             upsert: roofs::upsert(world, events, roofs::Tables::Plain).await?,
             own_tables: roofs::upsert(world, events, roofs::Tables::Own).await?,
             real: drain::drain(world, world.distinct(events), &UNBOUND).await?,
+            by_list: drain::drain(world, world.distinct(events), &WITH_LISTS).await?,
         });
     }
     let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
@@ -138,6 +143,15 @@ async fn full_speed(settings: &Settings, world: &mut World, report: &mut Report)
             .against(bound, of(&|turn| turn.real.rate() / turn.bound()))
             .judged(Judge::Ratio(0.50, 0.80))
             .note(turns.last().map(|turn| turn.real.cpu.clone()).unwrap_or_default()),
+    );
+    let by_list = of(&|turn| turn.by_list.rate());
+    report.add(
+        Figure::new("  the same with SYNC_LIST_BURSTS=on", by_list, "/s")
+            .against(bound, of(&|turn| turn.by_list.rate() / turn.bound()))
+            .note(format!(
+                "users made one after the other; {:.0} requests; for information",
+                of(&|turn| float(turn.by_list.requests))
+            )),
     );
     Ok(())
 }
