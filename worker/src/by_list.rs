@@ -38,6 +38,8 @@ pub struct Lists {
 /// A list of the environment that answered too little.
 #[derive(Clone, Copy, Debug, Default)]
 struct Doubt {
+    /// Of so many questions. Where there are far more, they lie closer together.
+    questions: usize,
     /// Bursts that it was left alone for the last time.
     last: u32,
     /// Bursts that it is still left alone.
@@ -67,17 +69,17 @@ impl Lists {
         }
     }
 
-    /// Whether the list of the environment is worth a try.
-    fn is_due(&self, kind: Kind) -> bool {
+    /// Whether the list of the environment is worth a try, with so many questions.
+    fn is_due(&self, kind: Kind, questions: usize) -> bool {
         let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(doubt) = doubts.get_mut(&kind) else { return true };
-        let is_due = doubt.left == 0;
+        let is_due = doubt.left == 0 || questions > 2 * doubt.questions;
         doubt.left = doubt.left.saturating_sub(1);
         is_due
     }
 
-    /// How it proved.
-    fn tell(&self, kind: Kind, was_worth_it: bool) {
+    /// How it proved, with so many questions.
+    fn tell(&self, kind: Kind, questions: usize, was_worth_it: bool) {
         let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         if was_worth_it {
             doubts.remove(&kind);
@@ -85,6 +87,7 @@ impl Lists {
             let doubt = doubts.entry(kind).or_default();
             doubt.last = (2 * doubt.last).clamp(1, LEFT_ALONE);
             doubt.left = doubt.last;
+            doubt.questions = questions;
         }
     }
 }
@@ -114,17 +117,19 @@ impl<'a> ByList<'a> {
                 .filter(|(_, wish)| !wish.deleted)
                 .collect();
             let Some((path, _)) = self.lists.path(kind, organization) else { continue };
-            if questions.len() >= MANY && (organization.is_some() || self.lists.is_due(kind)) {
+            if questions.len() >= MANY && (organization.is_some() || self.lists.is_due(kind, questions.len()))
+            {
                 reading.push(async move {
-                    let told = read(sync, (kind, organization), path, questions).await;
+                    let asked = questions.len();
+                    let told = read(sync, (kind, organization), path, questions).await?;
                     if organization.is_none() {
-                        self.lists.tell(kind, told.len() >= WORTH);
+                        self.lists.tell(kind, asked, told.len() >= WORTH);
                     }
-                    told
+                    Some(told)
                 });
             }
         }
-        let told: Vec<Told> = join_all(reading).await.into_iter().flatten().collect();
+        let told: Vec<Told> = join_all(reading).await.into_iter().flatten().flatten().collect();
         for told in told {
             if let Some(wish) = wishes.get_mut(&told.record.object) {
                 wish.told = Some(told);
@@ -133,36 +138,58 @@ impl<'a> ByList<'a> {
     }
 }
 
-/// Reads a list as long as it is worth it. What it shows of these objects, and is not too old.
+/// Reads a list as long as it is worth it. What it shows of these objects, and is not too old; `None` if no page could be
+/// read.
 async fn read(
     sync: &Sync,
     (kind, organization): (Kind, Option<&str>),
     path: &str,
     mut questions: BTreeMap<&ObjectRef, &Wish>,
-) -> Vec<Told> {
+) -> Option<Vec<Told>> {
     let path = organization.map_or_else(|| path.to_owned(), |id| object::list_under(path, id));
-    let mut answers = Vec::new();
+    let mut answers = None;
+    // Where the pages began that are being read, and the cursor of the next one.
+    let mut onward: Option<(Option<&ObjectRef>, String)> = None;
     while questions.len() >= WORTH {
-        // The page that ends with the newest of them, if nothing else lies between: ids of WorkOS sort by time. It begins
-        // after the one before its hundred, which a later page shows, or which is asked for by itself.
-        let after = questions.keys().rev().nth(PER_PAGE).or_else(|| questions.keys().next()).copied();
-        let after = after.filter(|_| object::is_paged(kind));
-        let cursor = after.map(|object| object.id.as_str());
-        let page = listing::page(&sync.workos, kind, organization, &path, cursor, sync.lane);
+        let goes_on = onward.is_some();
+        let (begun, cursor) = if let Some((begun, cursor)) = onward.take() {
+            (begun, Some(cursor))
+        } else {
+            let begun = before_the_newest(&questions).filter(|_| object::is_paged(kind));
+            (begun, begun.map(|object| object.id.clone()))
+        };
+        let page = listing::page(&sync.workos, kind, organization, &path, cursor.as_deref(), sync.lane);
         // Whatever it is, single questions meet it too, and tell what it means for each event.
         let Ok(Some(page)) = page.await else { break };
+        let last = page.told.iter().map(|told| &told.record.object).max().cloned();
+        let answers = answers.get_or_insert_with(Vec::new);
         let before = answers.len();
-        answers.extend(page.told.into_iter().filter(|told| {
-            let wish = questions.get(&told.record.object);
-            wish.is_some_and(|wish| !decide::is_stale(&told.record, wish.said, wish.known.as_ref()))
-        }));
-        if answers.len() - before < WORTH {
+        for told in page.told {
+            if let Some(wish) = questions.get(&told.record.object)
+                && !decide::is_stale(&told.record, wish.said, wish.known.as_ref())
+            {
+                questions.remove(&told.record.object);
+                answers.push(told);
+            }
+        }
+        let was_worth_it = answers.len() - before >= WORTH;
+        if !was_worth_it && !goes_on {
             break;
         }
-        // Those beyond had their page.
-        questions.retain(|object, _| after.is_some_and(|after| *object <= after));
+        let is_older = |object: &ObjectRef| begun.is_some_and(|begun| object <= begun);
+        // Those on it had their page. The next one is read while enough lie beyond; then the older ones have their turn.
+        let is_beyond = |object: &ObjectRef| last.as_ref().is_some_and(|last| object > last);
+        let beyond = questions.keys().filter(|object| !is_older(object) && is_beyond(object)).count();
+        onward = page.after.filter(|_| was_worth_it && beyond >= WORTH).map(|cursor| (begun, cursor));
+        questions.retain(|object, _| is_older(object) || (onward.is_some() && is_beyond(object)));
     }
     answers
+}
+
+/// The question before the newest hundred: a page that begins after it shows all of these, if nothing lies between them. Ids
+/// of WorkOS sort by time. (The very first has none before it, and is asked for by itself.)
+fn before_the_newest<'a>(questions: &BTreeMap<&'a ObjectRef, &Wish>) -> Option<&'a ObjectRef> {
+    questions.keys().rev().nth(PER_PAGE).or_else(|| questions.keys().next()).copied()
 }
 
 #[cfg(test)]
@@ -174,15 +201,16 @@ mod tests {
         let lists = Lists::new(true);
         let mut tries = Vec::new();
         for burst in 0..100 {
-            if lists.is_due(Kind::User) {
+            if lists.is_due(Kind::User, MANY) {
                 tries.push(burst);
-                lists.tell(Kind::User, false);
+                lists.tell(Kind::User, MANY, false);
             }
         }
         assert_eq!(tries, [0, 2, 5, 10, 19, 36, 69]);
-        assert!(lists.is_due(Kind::Organization), "each for itself");
-        lists.tell(Kind::User, true);
-        assert!(lists.is_due(Kind::User) && lists.is_due(Kind::User));
+        assert!(lists.is_due(Kind::Organization, MANY), "each for itself");
+        assert!(lists.is_due(Kind::User, 10 * MANY), "far more are another matter");
+        lists.tell(Kind::User, MANY, true);
+        assert!(lists.is_due(Kind::User, MANY) && lists.is_due(Kind::User, MANY));
     }
 
     #[test]

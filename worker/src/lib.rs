@@ -6,7 +6,7 @@
 //! [`object`] for the kinds, [`ledger`] for the records. [`failure`] says what each failure asks of us
 //! and [`backoff`] how long that takes. Beside them, [`tail`] reads the Events API into the same stream, and what
 //! somebody waits for goes by the [`fast_lane`], with its [`relations`]; when many objects of one directory wait, [`burst`]
-//! reads its list instead; when a batch has many of one organization, [`by_list`] does.
+//! reads its list instead; when a batch asks for many that one list shows, [`by_list`] does.
 //!
 //! Besides events: [`backfill`] makes the mirror agree with everything that WorkOS lists, [`verify`] compares the two.
 //! Both [`walk`] the lists, [`listing`] reads a page, [`whole`] composes relations, [`reconcile`] carries what a page told through the same verb,

@@ -46,7 +46,7 @@ pub(crate) async fn ask(world: &World, events: usize, connections: usize) -> any
 pub(crate) enum Tables {
     /// Three tables with nothing but a primary key.
     Plain,
-    /// The mirror's own: also a profile and the guard's row, with every index, check and foreign key.
+    /// The mirror's own: also a profile and the guard's row, with every index and check.
     Own,
 }
 

@@ -144,3 +144,42 @@ async fn users_who_are_far_apart_are_not_looked_for_in_a_list_again_and_again() 
     assert!(requests.lists(Kind::User) <= 2, "{} pages", requests.lists(Kind::User));
     assert_eq!(requests.gets(Kind::User), changed.len() as u64);
 }
+
+#[tokio::test]
+async fn pages_go_on_over_what_lies_between_the_questions() {
+    let mut world = imported(0, "on").await;
+    let sim = world.sim();
+    let users: Vec<String> = (0..600)
+        .map(|n| sim.silently_create(Kind::User, json!({"email": format!("user{n}@example.com")})))
+        .collect();
+    let mut ids = users.clone();
+    ids.sort();
+    let changed: Vec<&String> = ids.iter().step_by(3).collect();
+    for user in &changed {
+        sim.update(Kind::User, user, json!({"first_name": "Ada"}));
+    }
+    sim.release_held();
+    world.eventually("all webhooks taken", async || (sim.pending_deliveries() == 0).then_some(())).await;
+    world.start_worker().await;
+    world.settled().await;
+    let requests = world.sim().requests();
+    let (pages, single) = (requests.lists(Kind::User), requests.gets(Kind::User));
+    assert!(pages + single < 60, "{pages} pages and {single} questions about {} users", changed.len());
+}
+
+#[tokio::test]
+async fn organizations_that_are_imported_bring_their_domains() {
+    let mut world = imported(0, "on").await;
+    let sim = world.sim();
+    for n in 0..60 {
+        let acme = sim.create(Kind::Organization, json!({"name": format!("Acme {n}")}));
+        sim.domain(&acme, &format!("acme{n}.example.com"));
+    }
+    sim.release_held();
+    world.eventually("all webhooks taken", async || (sim.pending_deliveries() == 0).then_some(())).await;
+    world.start_worker().await;
+    world.settled().await;
+    world.assert_in_step().await;
+    assert!(world.sim().requests().lists(Kind::Organization) >= 1);
+    assert!(world.sim().requests().gets(Kind::Organization) < 30);
+}

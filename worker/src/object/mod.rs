@@ -746,6 +746,20 @@ mod tests {
         let Row::User(row) = &records[0].row else { panic!("not a user") };
         assert_eq!(row.raw.get(), r#"{"id":"user_1","new":{"kept":1},"name":"A \"B\""}"#);
         assert_eq!(row.name.as_deref(), Some(r#"A "B""#));
+        let twice = br#"{"id":"user_1","token":"MARK","name":"Ada","token":"MARK"}"#;
+        assert!(!format!("{:?}", read(&ObjectRef::new(Kind::User, "user_1"), twice)).contains("MARK"));
+        let member =
+            RawValue::from_string(r#"{"id":"session_1","t\u006fken":"MARK"}"#.to_owned()).expect("JSON");
+        let relation = read_whole(&ObjectRef::new(Kind::Session, "user_1"), &[member]).expect("a relation");
+        assert!(!format!("{relation:?}").contains("MARK"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_no_answer() {
+        for body in [&br#"{"id":"user_1","name":"\ud800"}"#[..], b"{\"id\":\"user_1\",\"name\":\"\xff\"}"] {
+            let answer = read(&ObjectRef::new(Kind::User, "user_1"), body);
+            assert!(matches!(answer, Err(Misread::NotJson(_))), "{answer:?}");
+        }
     }
 
     #[test]
