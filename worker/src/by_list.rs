@@ -31,7 +31,7 @@ const LEFT_ALONE: u32 = 64;
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
     /// `SYNC_LIST_BURSTS`: also the lists of the environment.
-    pub everywhere: bool,
+    everywhere: bool,
     doubts: Arc<Mutex<HashMap<Kind, Doubt>>>,
 }
 
@@ -50,7 +50,7 @@ impl Lists {
     /// Those of organizations, and of the environment too if `everywhere`.
     #[must_use]
     pub fn new(everywhere: bool) -> Self {
-        Self { everywhere, doubts: Arc::default() }
+        Self { everywhere, ..Self::default() }
     }
 
     /// No question yet.
