@@ -25,6 +25,13 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 const SESSION: &str = "SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
                        SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off";
 
+/// A column of many rows as a statement takes it. One in which nothing stands is handed over empty: `unnest` fills up with
+/// nulls, and does so for nothing.
+#[must_use]
+pub fn sparse<T>(column: Vec<Option<T>>) -> Vec<Option<T>> {
+    if column.iter().all(Option::is_none) { Vec::new() } else { column }
+}
+
 /// What an error of Postgres asks of us.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {

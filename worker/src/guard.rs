@@ -6,6 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use shared::id::ObjectRef;
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::database::sparse;
+
 /// How we learned that an object is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeletedBy {
@@ -72,7 +74,8 @@ pub struct Wanted<'a> {
     pub object: Option<&'a ObjectRef>,
 }
 
-/// What is known of an event and its object.
+/// What is known of an event and its object; nothing, when neither was ever heard of.
+#[derive(Default)]
 pub struct Found {
     /// Outcome of the event, if it has one already.
     pub settled: Option<String>,
@@ -95,31 +98,41 @@ pub async fn look_up(
         wanted.iter().map(|wanted| wanted.object.map(|object| object.kind.name())).collect();
     let ids: Vec<Option<&str>> =
         wanted.iter().map(|wanted| wanted.object.map(|object| object.id.as_str())).collect();
+    // The fence, and a row for each of which anything is known: of new events about new objects, nothing.
     let rows = sqlx::query!(
         r#"
-        SELECT (SELECT nextval('workos_sync.fence')) AS "taken!",
-               event.outcome AS "event_outcome?",
-               event.attempts AS "event_attempts?",
-               event.begun AS "event_begun?",
-               object.fence AS "fence?",
-               object.stream AS "stream?",
-               object.covers AS "covers?",
-               object.asked_at AS "asked_at?",
-               object.updated_at AS "updated_at?",
-               object.missing_since AS "missing_since?",
-               object.deleted_by AS "deleted_by?",
-               object.deleted_at AS "deleted_at?",
-               object.born_at AS "born_at?",
-               object.died_at AS "died_at?",
-               object.has_row AS "has_row?"
-        FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
-        LEFT JOIN LATERAL (
-            SELECT outcome, attempts, begun FROM workos_sync.events WHERE env = $1 AND id = wanted.event_id LIMIT 1
-        ) AS event ON true
-        LEFT JOIN LATERAL (
-            SELECT * FROM workos_sync.objects WHERE env = $1 AND kind = wanted.kind AND id = wanted.id LIMIT 1
-        ) AS object ON true
-        ORDER BY wanted.position
+        SELECT question.fence AS "taken!",
+               found.position AS "position?",
+               found.event_outcome AS "event_outcome?",
+               found.event_attempts AS "event_attempts?",
+               found.event_begun AS "event_begun?",
+               found.fence AS "fence?",
+               found.stream AS "stream?",
+               found.covers AS "covers?",
+               found.asked_at AS "asked_at?",
+               found.updated_at AS "updated_at?",
+               found.missing_since AS "missing_since?",
+               found.deleted_by AS "deleted_by?",
+               found.deleted_at AS "deleted_at?",
+               found.born_at AS "born_at?",
+               found.died_at AS "died_at?",
+               found.has_row AS "has_row?"
+        FROM (SELECT nextval('workos_sync.fence') AS fence) AS question
+        LEFT JOIN (
+            SELECT wanted.position,
+                   event.outcome AS event_outcome,
+                   event.attempts AS event_attempts,
+                   event.begun AS event_begun,
+                   object.*
+            FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
+            LEFT JOIN LATERAL (
+                SELECT * FROM workos_sync.events WHERE env = $1 AND id = wanted.event_id LIMIT 1
+            ) AS event ON true
+            LEFT JOIN LATERAL (
+                SELECT * FROM workos_sync.objects WHERE env = $1 AND kind = wanted.kind AND id = wanted.id LIMIT 1
+            ) AS object ON true
+            WHERE event.attempts IS NOT NULL OR object.fence IS NOT NULL
+        ) AS found ON true
         "#,
         env,
         &events as _,
@@ -130,9 +143,12 @@ pub async fn look_up(
     .await?;
     let count = |column: Option<i32>| column.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
     let fence = rows.first().map_or(0, |row| row.taken);
-    let found = rows
-        .into_iter()
-        .map(|row| Found {
+    let mut found: Vec<Found> = wanted.iter().map(|_| Found::default()).collect();
+    for row in rows {
+        let Some(place) = row.position.and_then(place_of).and_then(|place| found.get_mut(place)) else {
+            continue;
+        };
+        *place = Found {
             settled: row.event_outcome,
             attempts: count(row.event_attempts),
             begun: count(row.event_begun),
@@ -148,8 +164,8 @@ pub async fn look_up(
                 died_at: row.died_at,
                 has_row: row.has_row.unwrap_or(false),
             }),
-        })
-        .collect();
+        };
+    }
     Ok((fence, found))
 }
 
@@ -188,7 +204,7 @@ pub async fn known(
     Ok(rows
         .into_iter()
         .filter_map(|row| {
-            let object = objects.get(usize::try_from(row.position).ok()?.checked_sub(1)?)?;
+            let object = objects.get(place_of(row.position)?)?;
             let known = Known {
                 fence: row.fence,
                 covers: row.stream.map(|stream| (stream, row.covers)),
@@ -204,6 +220,11 @@ pub async fn known(
             Some(((*object).clone(), known))
         })
         .collect())
+}
+
+/// The place of an ordinality of Postgres, which counts from one.
+fn place_of(position: i64) -> Option<usize> {
+    usize::try_from(position).ok()?.checked_sub(1)
 }
 
 fn keys<'a>(objects: &[&'a ObjectRef]) -> (Vec<&'static str>, Vec<&'a str>) {
@@ -279,30 +300,23 @@ pub async fn claim(
     ordered.sort_unstable_by_key(|(object, _)| *object);
     let objects: Vec<&ObjectRef> = ordered.iter().map(|(object, _)| *object).collect();
     let (kinds, ids) = keys(&objects);
-    let each = |value: &dyn Fn(Claim) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
-        ordered.iter().map(|(_, claim)| value(*claim)).collect()
-    };
-    let covering = |claim: Claim| match claim {
-        Claim::Present { complete: true, .. } | Claim::Gone(_) => question.covers,
-        Claim::Present { .. } | Claim::Ended(_) | Claim::Missing | Claim::Hold => None,
-    };
-    let fences: Vec<i64> = ordered
+    // A 404 that nothing explains is no answer yet: it must not keep out the answer of an earlier question.
+    let answered: Vec<bool> =
+        ordered.iter().map(|(_, claim)| matches!(claim, Claim::Present { .. } | Claim::Gone(_))).collect();
+    let covering: Vec<bool> = ordered
         .iter()
-        // A 404 that nothing explains is no answer yet: it must not keep out the answer of an earlier question.
-        .map(|(_, claim)| match claim {
-            Claim::Hold | Claim::Missing | Claim::Ended(_) => 0,
-            Claim::Present { .. } | Claim::Gone(_) => question.fence,
-        })
+        .map(|(_, claim)| matches!(claim, Claim::Present { complete: true, .. } | Claim::Gone(_)))
         .collect();
-    let streams = each(&|claim| covering(claim).map(|covers| covers.life));
-    let covers: Vec<i64> =
-        ordered.iter().map(|(_, claim)| covering(*claim).map_or(0, |covers| covers.sequence)).collect();
+    let has_row: Vec<bool> =
+        ordered.iter().map(|(_, claim)| matches!(claim, Claim::Present { .. })).collect();
+    let each = |value: &dyn Fn(Claim) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
+        sparse(ordered.iter().map(|(_, claim)| value(*claim)).collect())
+    };
     let updated_at = each(&|claim| match claim {
         Claim::Present { updated_at, .. } => updated_at,
         _ => None,
     });
     let missing_since = each(&|claim| matches!(claim, Claim::Missing).then_some(question.at));
-    let deleted_at = each(&|claim| matches!(claim, Claim::Gone(_) | Claim::Ended(_)).then_some(question.at));
     let born_at = each(&|claim| match claim {
         Claim::Present { born_at, .. } => born_at,
         _ => None,
@@ -311,48 +325,45 @@ pub async fn claim(
         Claim::Ended(at) => Some(at),
         _ => None,
     });
-    let deleted_by: Vec<Option<&str>> = ordered
-        .iter()
-        .map(|(_, claim)| match claim {
-            Claim::Gone(by) => Some(by.name()),
-            Claim::Ended(_) => Some(DeletedBy::Event.name()),
-            _ => None,
-        })
-        .collect();
-    let has_row: Vec<bool> =
-        ordered.iter().map(|(_, claim)| matches!(claim, Claim::Present { .. })).collect();
-    let outcomes: Vec<Option<&str>> = ordered
-        .iter()
-        .map(|(_, claim)| match claim {
-            Claim::Present { .. } => Some("applied"),
-            Claim::Gone(_) | Claim::Ended(_) => Some("deleted"),
-            Claim::Missing | Claim::Hold => None,
-        })
-        .collect();
+    let deleted_by: Vec<Option<&str>> = sparse(
+        ordered
+            .iter()
+            .map(|(_, claim)| match claim {
+                Claim::Gone(by) => Some(by.name()),
+                Claim::Ended(_) => Some(DeletedBy::Event.name()),
+                _ => None,
+            })
+            .collect(),
+    );
+    let (life, sequence) = question.covers.map_or((None, 0), |covers| (Some(covers.life), covers.sequence));
     let rows = sqlx::query!(
         r#"
         INSERT INTO workos_sync.objects AS object (
             env, kind, id, fence, stream, covers, asked_at, updated_at, missing_since, deleted_at, deleted_by,
             born_at, died_at, has_row, outcome
         )
-        SELECT $1, kind, id, fence, stream, covers,
-               CASE WHEN fence > 0 THEN $2::timestamptz END,
-               updated_at, missing_since, deleted_at, deleted_by, born_at, died_at, has_row, outcome
+        SELECT $1, kind, id,
+               CASE WHEN answered THEN $3::bigint ELSE 0 END,
+               CASE WHEN covering THEN $4::timestamptz END,
+               CASE WHEN covering THEN $5::bigint ELSE 0 END,
+               CASE WHEN answered THEN $2::timestamptz END,
+               updated_at,
+               missing_since,
+               CASE WHEN deleted_by IS NOT NULL THEN $2::timestamptz END,
+               deleted_by, born_at, died_at, has_row,
+               CASE WHEN has_row THEN 'applied' WHEN deleted_by IS NOT NULL THEN 'deleted' END
         -- Row after row as the arrays have them, which is in key order.
         FROM (
-            SELECT unnest($3::text[]) AS kind,
-                   unnest($4::text[]) AS id,
-                   unnest($5::bigint[]) AS fence,
-                   unnest($6::timestamptz[]) AS stream,
-                   unnest($7::bigint[]) AS covers,
-                   unnest($8::timestamptz[]) AS updated_at,
-                   unnest($9::timestamptz[]) AS missing_since,
-                   unnest($10::timestamptz[]) AS deleted_at,
-                   unnest($11::text[]) AS deleted_by,
-                   unnest($12::bool[]) AS has_row,
-                   unnest($13::text[]) AS outcome,
-                   unnest($16::timestamptz[]) AS born_at,
-                   unnest($17::timestamptz[]) AS died_at
+            SELECT unnest($7::text[]) AS kind,
+                   unnest($8::text[]) AS id,
+                   unnest($9::bool[]) AS answered,
+                   unnest($10::bool[]) AS covering,
+                   unnest($11::bool[]) AS has_row,
+                   unnest($12::timestamptz[]) AS updated_at,
+                   unnest($13::timestamptz[]) AS missing_since,
+                   unnest($14::text[]) AS deleted_by,
+                   unnest($15::timestamptz[]) AS born_at,
+                   unnest($16::timestamptz[]) AS died_at
         ) AS claim
         ON CONFLICT (env, kind, id) DO UPDATE
         SET fence = greatest(object.fence, EXCLUDED.fence),
@@ -369,14 +380,14 @@ pub async fn claim(
             END,
             deleted_by = CASE
                 WHEN EXCLUDED.missing_since IS NOT NULL THEN object.deleted_by
-                WHEN EXCLUDED.has_row AND (object.deleted_at < $15 OR EXCLUDED.born_at >= object.died_at) THEN NULL
+                WHEN EXCLUDED.has_row AND (object.deleted_at < $6 OR EXCLUDED.born_at >= object.died_at) THEN NULL
                 WHEN 'event' IN (object.deleted_by, EXCLUDED.deleted_by) THEN 'event'
                 WHEN EXCLUDED.deleted_by IS NOT NULL THEN coalesce(object.deleted_by, EXCLUDED.deleted_by)
             END,
             born_at = coalesce(EXCLUDED.born_at, object.born_at),
             died_at = CASE
                 -- That deletion was not one.
-                WHEN EXCLUDED.has_row AND object.deleted_at < $15 AND EXCLUDED.born_at < object.died_at THEN NULL
+                WHEN EXCLUDED.has_row AND object.deleted_at < $6 AND EXCLUDED.born_at < object.died_at THEN NULL
                 ELSE greatest(object.died_at, EXCLUDED.died_at)
             END,
             has_row = object.has_row OR EXCLUDED.has_row,
@@ -384,7 +395,7 @@ pub async fn claim(
         WHERE (
                 object.fence < EXCLUDED.fence
                 OR EXCLUDED.deleted_by = 'event'
-                OR (EXCLUDED.missing_since IS NOT NULL AND object.fence < $14)
+                OR (EXCLUDED.missing_since IS NOT NULL AND object.fence < $3)
               )
           AND (
                 EXCLUDED.deleted_by IS DISTINCT FROM 'answer'
@@ -394,7 +405,7 @@ pub async fn claim(
           AND (
                 object.deleted_by IS DISTINCT FROM 'event'
                 OR EXCLUDED.deleted_at IS NOT NULL
-                OR (EXCLUDED.has_row AND object.deleted_at < $15)
+                OR (EXCLUDED.has_row AND object.deleted_at < $6)
                 OR EXCLUDED.born_at >= object.died_at
                 OR (EXCLUDED.missing_since IS NOT NULL AND object.died_at IS NOT NULL)
               )
@@ -404,19 +415,18 @@ pub async fn claim(
         "#,
         env,
         question.at,
+        question.fence,
+        life,
+        sequence,
+        revives,
         &kinds as _,
         &ids as _,
-        &fences,
-        &streams as _,
-        &covers,
+        &answered,
+        &covering,
+        &has_row,
         &updated_at as _,
         &missing_since as _,
-        &deleted_at as _,
         &deleted_by as _,
-        &has_row,
-        &outcomes as _,
-        question.fence,
-        revives,
         &born_at as _,
         &died_at as _,
     )

@@ -4,11 +4,12 @@ use chrono::{DateTime, Utc};
 use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use shared::event::{Channel, Event};
+use shared::event::Event;
 use shared::id::ObjectRef;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::database::sparse;
 use crate::object::columns::{Change, Shown};
 use crate::outcome::Outcome;
 
@@ -41,27 +42,27 @@ pub async fn record(
     let mut ordered: Vec<&Entry<'_>> = entries.iter().collect();
     ordered.sort_by(|a, b| a.event.id.cmp(&b.event.id).then(b.outcome.is_some().cmp(&a.outcome.is_some())));
     ordered.dedup_by(|a, b| a.event.id == b.event.id);
-    let column = |value: &dyn Fn(&Event) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
-        ordered.iter().map(|entry| value(entry.event)).collect()
-    };
     let ids: Vec<&str> = ordered.iter().map(|entry| entry.event.id.as_str()).collect();
     let types: Vec<&str> = ordered.iter().map(|entry| entry.event.event_type.as_str()).collect();
-    let kinds: Vec<Option<&str>> = ordered.iter().map(|entry| entry.event.kind.as_deref()).collect();
-    let objects: Vec<Option<&str>> = ordered.iter().map(|entry| entry.event.object_id.as_deref()).collect();
-    let organizations: Vec<Option<&str>> =
-        ordered.iter().map(|entry| entry.event.organization_id.as_deref()).collect();
+    let text = |value: &dyn Fn(&Event) -> Option<&str>| -> Vec<Option<&str>> {
+        sparse(ordered.iter().map(|entry| value(entry.event)).collect())
+    };
+    let kinds = text(&|event| event.kind.as_deref());
+    let objects = text(&|event| event.object_id.as_deref());
+    let organizations = text(&|event| event.organization_id.as_deref());
     let channels: Vec<&str> = ordered.iter().map(|entry| entry.event.channel.name()).collect();
-    let created_at = column(&|event| event.created_at);
-    let updated_at = column(&|event| event.updated_at);
+    let time = |value: &dyn Fn(&Event) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
+        sparse(ordered.iter().map(|entry| value(entry.event)).collect())
+    };
+    let created_at = time(&|event| event.created_at);
+    let updated_at = time(&|event| event.updated_at);
     let received_at: Vec<DateTime<Utc>> = ordered.iter().map(|entry| entry.event.received_at).collect();
-    let webhook_at = column(&|event| (event.channel == Channel::Webhook).then_some(event.received_at));
-    let tail_at = column(&|event| (event.channel == Channel::Tail).then_some(event.received_at));
     let sequences: Vec<i64> = ordered.iter().map(|entry| entry.sequence).collect();
     let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     let attempts: Vec<i32> = ordered.iter().map(|entry| number(entry.attempts)).collect();
-    let begun: Vec<i32> = ordered.iter().map(|entry| number(entry.begun)).collect();
+    let begun = sparse(ordered.iter().map(|entry| (entry.begun > 0).then(|| number(entry.begun))).collect());
     let outcomes: Vec<Option<&str>> = ordered.iter().map(|entry| entry.outcome.map(Outcome::name)).collect();
-    let reasons: Vec<Option<&str>> = ordered.iter().map(|entry| entry.reason.as_deref()).collect();
+    let reasons: Vec<Option<&str>> = sparse(ordered.iter().map(|entry| entry.reason.as_deref()).collect());
     sqlx::query!(
         r#"
         INSERT INTO workos_sync.events AS event (
@@ -69,7 +70,9 @@ pub async fn record(
             webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason, fence, settled_at
         )
         SELECT $1, id, type, kind, object_id, organization_id, channel, created_at, updated_at, received_at,
-               webhook_at, tail_at, stream_seq, attempts, begun, outcome, reason, $2,
+               CASE WHEN channel = 'webhook' THEN received_at END,
+               CASE WHEN channel = 'tail' THEN received_at END,
+               stream_seq, attempts, coalesce(begun, 0), outcome, reason, $2,
                CASE WHEN outcome IS NOT NULL THEN $3::timestamptz END
         FROM (
             SELECT unnest($4::text[]) AS id,
@@ -81,13 +84,11 @@ pub async fn record(
                    unnest($10::timestamptz[]) AS created_at,
                    unnest($11::timestamptz[]) AS updated_at,
                    unnest($12::timestamptz[]) AS received_at,
-                   unnest($13::timestamptz[]) AS webhook_at,
-                   unnest($14::timestamptz[]) AS tail_at,
-                   unnest($15::bigint[]) AS stream_seq,
-                   unnest($16::int[]) AS attempts,
-                   unnest($17::int[]) AS begun,
-                   unnest($18::text[]) AS outcome,
-                   unnest($19::text[]) AS reason
+                   unnest($13::bigint[]) AS stream_seq,
+                   unnest($14::int[]) AS attempts,
+                   unnest($15::int[]) AS begun,
+                   unnest($16::text[]) AS outcome,
+                   unnest($17::text[]) AS reason
         ) AS entry
         ON CONFLICT (env, id) DO UPDATE
         SET attempts = greatest(event.attempts, EXCLUDED.attempts),
@@ -116,11 +117,9 @@ pub async fn record(
         &created_at as _,
         &updated_at as _,
         &received_at as _,
-        &webhook_at as _,
-        &tail_at as _,
         &sequences,
         &attempts,
-        &begun,
+        &begun as _,
         &outcomes as _,
         &reasons as _,
     )
@@ -192,10 +191,14 @@ struct Changes<'a> {
     personal: &'a [&'a str],
 }
 
+/// In the order in which `jsonb` keeps keys, the shorter first: it sorts what comes otherwise, which costs a new user's
+/// entry a quarter of its parsing.
 impl Serialize for Changes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut columns = serializer.serialize_map(Some(self.changes.len()))?;
-        for change in self.changes {
+        let mut ordered: Vec<&Change<'_>> = self.changes.iter().collect();
+        ordered.sort_unstable_by_key(|change| (change.column.len(), change.column));
+        let mut columns = serializer.serialize_map(Some(ordered.len()))?;
+        for change in ordered {
             let is_personal = self.personal.contains(&change.column);
             columns.serialize_entry(change.column, &OldAndNew { change, is_personal })?;
         }
@@ -216,8 +219,8 @@ impl<'a> Serialize for OldAndNew<'a> {
             shown => shown,
         };
         let mut column = serializer.serialize_struct("OldAndNew", 2)?;
-        column.serialize_field("old", shown(&self.change.old))?;
         column.serialize_field("new", shown(&self.change.new))?;
+        column.serialize_field("old", shown(&self.change.old))?;
         column.end()
     }
 }
@@ -237,12 +240,12 @@ pub async fn audit(
     let changes: Vec<Option<Json<&RawValue>>> =
         audits.iter().map(|audit| audit.changes.as_deref().map(Json)).collect();
     let events: Vec<Option<&str>> =
-        audits.iter().map(|audit| audit.event.map(|event| event.id.as_str())).collect();
+        sparse(audits.iter().map(|audit| audit.event.map(|event| event.id.as_str())).collect());
     let channels: Vec<&str> =
         audits.iter().map(|audit| audit.event.map_or(channel, |event| event.channel.name())).collect();
     let actors: Vec<Option<&str>> =
-        audits.iter().map(|audit| audit.event.and_then(|event| event.actor.as_deref())).collect();
-    let causes: Vec<Option<&str>> = audits.iter().map(|audit| audit.cause.as_deref()).collect();
+        sparse(audits.iter().map(|audit| audit.event.and_then(|event| event.actor.as_deref())).collect());
+    let causes: Vec<Option<&str>> = sparse(audits.iter().map(|audit| audit.cause.as_deref()).collect());
     sqlx::query!(
         r#"
         INSERT INTO workos_sync.audit_log (
@@ -334,7 +337,7 @@ mod tests {
         ];
         let shown =
             |keep_personal| changes(&all, &["email"], keep_personal).map(|json| json.get().to_owned());
-        let redacted = r#"{"email":{"old":null,"new":"redacted"},"status":{"old":"a","new":"b"}}"#;
+        let redacted = r#"{"email":{"new":"redacted","old":null},"status":{"new":"b","old":"a"}}"#;
         assert_eq!(shown(false).as_deref(), Some(redacted));
         assert_eq!(shown(true), Some(redacted.replace("redacted", "a@example.com")));
     }

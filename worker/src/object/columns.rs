@@ -57,7 +57,7 @@ fn to_the_millisecond<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Res
 /// A value that a column can hold. A missing field, a null, or a value of another type than
 /// documented is `None`: it never keeps an object out, and `_raw` still has it.
 pub trait Column: PartialEq + Sized {
-    /// How it is handed to the database.
+    /// How its value is handed to the database.
     type Parameter<'a>
     where
         Self: 'a;
@@ -65,8 +65,8 @@ pub trait Column: PartialEq + Sized {
     /// Takes it from a field of an answer.
     fn read(fields: &Fields<'_>, name: &str) -> Self;
 
-    /// Hands it to the database.
-    fn parameter(&self) -> Self::Parameter<'_>;
+    /// Hands it to the database; `None` is a null.
+    fn parameter(&self) -> Option<Self::Parameter<'_>>;
 
     /// For the audit log.
     fn shown(&self) -> Shown<'_>;
@@ -76,7 +76,7 @@ pub trait Column: PartialEq + Sized {
 pub type Text = Option<String>;
 
 impl Column for Text {
-    type Parameter<'a> = Option<&'a str>;
+    type Parameter<'a> = &'a str;
 
     fn read(fields: &Fields<'_>, name: &str) -> Self {
         fields.text(name).map(Cow::into_owned)
@@ -95,7 +95,7 @@ impl Column for Text {
 pub type Flag = Option<bool>;
 
 impl Column for Flag {
-    type Parameter<'a> = Self;
+    type Parameter<'a> = bool;
 
     fn read(fields: &Fields<'_>, name: &str) -> Self {
         fields.read(name)
@@ -114,7 +114,7 @@ impl Column for Flag {
 pub type Time = Option<DateTime<Utc>>;
 
 impl Column for Time {
-    type Parameter<'a> = Self;
+    type Parameter<'a> = DateTime<Utc>;
 
     fn read(fields: &Fields<'_>, name: &str) -> Self {
         shared::timestamp::parse(&fields.text(name)?)
@@ -133,7 +133,7 @@ impl Column for Time {
 pub type Document = Option<Value>;
 
 impl Column for Document {
-    type Parameter<'a> = Option<Json<&'a Value>>;
+    type Parameter<'a> = Json<&'a Value>;
 
     fn read(fields: &Fields<'_>, name: &str) -> Self {
         fields.read(name)
@@ -152,7 +152,7 @@ impl Column for Document {
 pub type Texts = Option<Vec<String>>;
 
 impl Column for Texts {
-    type Parameter<'a> = Option<Json<&'a Vec<String>>>;
+    type Parameter<'a> = Json<&'a Vec<String>>;
 
     fn read(fields: &Fields<'_>, name: &str) -> Self {
         let items: Vec<Value> = fields.read(name)?;
@@ -289,20 +289,26 @@ macro_rules! columns {
         pub const UNANNOUNCED: &[&str] =
             &[ $( $( $crate::object::columns::columns!(@unannounced $name $marker), )? )+ ];
 
-        /// Many rows, column by column.
+        /// Many rows in order of their ids, column by column.
         pub(super) struct Columns<'a> {
             #[allow(dead_code, reason = "what is known by its slug has its id among the columns")]
             pub(super) ids: Vec<&'a str>,
-            $( pub(super) $name: Vec<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>, )+
+            $(
+                pub(super) $name: Vec<
+                    Option<<$crate::object::columns::$column as $crate::object::columns::Column>::Parameter<'a>>,
+                >,
+            )+
             pub(super) raw: Vec<&'a $crate::object::columns::Raw>,
         }
 
         impl<'a> Columns<'a> {
             pub(super) fn of(rows: &[&'a Row]) -> Self {
                 use $crate::object::columns::Column as _;
+                let mut rows = rows.to_vec();
+                rows.sort_unstable_by(|a, b| a.id.cmp(&b.id));
                 Self {
                     ids: rows.iter().map(|row| row.id.as_str()).collect(),
-                    $( $name: rows.iter().map(|row| row.$name.parameter()).collect(), )+
+                    $( $name: $crate::database::sparse(rows.iter().map(|row| row.$name.parameter()).collect()), )+
                     raw: rows.iter().map(|row| &row.raw).collect(),
                 }
             }

@@ -152,6 +152,7 @@ pub(super) async fn write(
     let columns = Columns::of(rows);
     sqlx::query!(
         r#"
+        -- Row after row as the arrays have them, which is in key order.
         WITH written AS (
             INSERT INTO workos.users (
                 id, email, first_name, last_name, name, profile_picture_url, email_verified, external_id,
@@ -175,7 +176,6 @@ pub(super) async fn write(
                        unnest($15::timestamptz[]) AS updated_at,
                        unnest($16::jsonb[]) AS raw
             ) AS incoming
-            ORDER BY id
             ON CONFLICT (id) DO UPDATE
             SET email = EXCLUDED.email,
                 first_name = EXCLUDED.first_name,
@@ -198,8 +198,9 @@ pub(super) async fn write(
             id, first_name, last_name, avatar_url, _env, _raw, _synced_at, _deleted_at
         )
         SELECT id, first_name, last_name, profile_picture_url, $1,
-               jsonb_build_object(
-                   'first_name', first_name, 'last_name', last_name, 'profile_picture_url', profile_picture_url
+               jsonb_object(
+                   ARRAY['last_name', 'first_name', 'profile_picture_url'],
+                   ARRAY[last_name, first_name, profile_picture_url]
                ),
                $2, NULL
         FROM (
@@ -208,7 +209,6 @@ pub(super) async fn write(
                    unnest($6::text[]) AS last_name,
                    unnest($8::text[]) AS profile_picture_url
         ) AS incoming
-        ORDER BY id
         ON CONFLICT (id) DO UPDATE
         SET first_name = EXCLUDED.first_name,
             last_name = EXCLUDED.last_name,
