@@ -132,7 +132,7 @@ impl<'a> ByList<'a> {
         let told: Vec<Told> = join_all(reading).await.into_iter().flatten().flatten().collect();
         for told in told {
             if let Some(wish) = wishes.get_mut(&told.record.object) {
-                wish.told = Some(told);
+                wish.told = Some(Box::new(told));
             }
         }
     }

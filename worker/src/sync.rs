@@ -41,8 +41,9 @@ pub struct Wish {
     pub members: BTreeMap<String, Member>,
     /// How members of it ended, which only events tell.
     pub ends: Vec<Member>,
-    /// What a list told of it after the fence was taken: then it is not asked for.
-    pub told: Option<Told>,
+    /// What a list told of it after the fence was taken: then it is not asked for. (Boxed: most wishes carry none, and
+    /// they are moved about.)
+    pub told: Option<Box<Told>>,
     /// All that led to it was tried before.
     pub is_retry: bool,
 }
@@ -68,7 +69,8 @@ impl Wish {
     /// To take what a list told of an object.
     #[must_use]
     pub fn told(told: Told, known: Option<Known>) -> Self {
-        Self { told: Some(told.clone()), ..Self::asking(told.record.object, known) }
+        let object = told.record.object.clone();
+        Self { told: Some(Box::new(told)), ..Self::asking(object, known) }
     }
 }
 

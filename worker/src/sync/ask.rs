@@ -34,7 +34,8 @@ impl Sync {
             let mut entry = Entry::asked(wish.object, wish.known);
             if wish.deleted {
                 entry.verdict = Verdict::Gone(DeletedBy::Event);
-            } else if let Some(Told { record, embedded }) = wish.told {
+            } else if let Some(list) = wish.told {
+                let Told { record, embedded } = *list;
                 let answer = Ok(Answer::Found(Box::new(record)));
                 told.push(Reply { object: entry.object.clone(), answer, embedded });
             } else {

@@ -254,7 +254,8 @@ impl WorkOs {
                     | Failure::RateLimited { retry_after: None }
             );
             if !passing || attempt >= TRIES_IN_PASS {
-                let failure = match self.blame(failure, before).await {
+                // Boxed: every question makes room for it, and few need it.
+                let failure = match Box::pin(self.blame(failure, before)).await {
                     Failure::Forbidden if object::may_be_unlisted(object) => NOT_LISTED,
                     failure => failure,
                 };

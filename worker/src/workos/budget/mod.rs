@@ -207,7 +207,10 @@ impl Bounded {
                 Bucket::Own(limiter) => limiter
                     .check()
                     .map_err(|not_until| Not::Yet(not_until.wait_time_from(budget.clock.now()))),
-                Bucket::Shared(bucket) => bucket.take(waiting.lane(), self.lanes.count(waiting.lane())).await,
+                // Boxed: every request makes room for it, and few share.
+                Bucket::Shared(bucket) => {
+                    Box::pin(bucket.take(waiting.lane(), self.lanes.count(waiting.lane()))).await
+                }
             };
             match taken {
                 Ok(()) => return Ok(()),
