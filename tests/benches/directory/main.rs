@@ -123,7 +123,7 @@ async fn import(
     let bound = float(limited) / LIMIT;
     report.add(
         Figure::new(format!("requests, {how}"), float(requests.total()), "requests")
-            .judged(Judge::AtMost(allowed(users), float(pages) * 1.1))
+            .judged(Judge::AtMost(allowed(users), (float(pages) * 1.1).round()))
             .note(format!(
                 "{events} events, {pages} pages would do; {} GETs, {} pages of users, {} of groups, {} answers of 429",
                 requests.all_gets(),

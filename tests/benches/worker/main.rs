@@ -20,14 +20,20 @@ use drain::Drained;
 use roofs::Written;
 use world::World;
 
-/// No limit of our own, as many requests at once as the roof has.
+/// No limit of our own, and as many requests at once as the roof has where WorkOS takes its time.
 const UNBOUND: [(&str, &str); 2] = [("SYNC_RATE_LIMIT", "off"), ("SYNC_FETCH_CONCURRENCY", "256")];
 
+/// The same where WorkOS answers at once: more requests on their way only cost memory then.
+const PROMPT: [(&str, &str); 2] = [UNBOUND[0], ("SYNC_FETCH_CONCURRENCY", "64")];
+
 /// The same with the lists of the environment.
-const WITH_LISTS: [(&str, &str); 3] = [UNBOUND[0], UNBOUND[1], ("SYNC_LIST_BURSTS", "on")];
+const WITH_LISTS: [(&str, &str); 3] = [PROMPT[0], PROMPT[1], ("SYNC_LIST_BURSTS", "on")];
 
 /// Requests at once, of the roof and of the worker, where WorkOS takes its time.
 const AT_ONCE: usize = 256;
+
+/// The same where it answers at once.
+const AT_ONCE_PROMPT: usize = 64;
 
 /// What WorkOS is said to take for an answer.
 const LATENCY: Duration = Duration::from_millis(50);
@@ -102,16 +108,17 @@ impl Turn {
 }
 
 async fn full_speed(settings: &Settings, world: &mut World, report: &mut Report) -> anyhow::Result<()> {
-    let events = settings.events(40_000).min(USERS);
+    // All of them: of a drain that takes two seconds the start is a tenth.
+    let events = settings.events(USERS).min(USERS);
     world.latency(Duration::ZERO).await?;
     let mut turns = Vec::new();
     for _ in 0..settings.rounds {
         turns.push(Turn {
             pull: roofs::pull(world, events).await?,
-            ask: roofs::ask(world, events, 64).await?,
+            ask: roofs::ask(world, events, AT_ONCE_PROMPT).await?,
             upsert: roofs::upsert(world, events, roofs::Tables::Plain).await?,
             own_tables: roofs::upsert(world, events, roofs::Tables::Own).await?,
-            real: drain::drain(world, world.distinct(events), &UNBOUND).await?,
+            real: drain::drain(world, world.distinct(events), &PROMPT).await?,
             by_list: drain::drain(world, world.distinct(events), &WITH_LISTS).await?,
         });
     }
