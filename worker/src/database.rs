@@ -26,7 +26,7 @@ const SESSION: &str = "SET plan_cache_mode = force_generic_plan; SET jit = off; 
                        SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off";
 
 /// A column of many rows as a statement takes it. One in which nothing stands is handed over empty: `unnest` fills up with
-/// nulls, and does so for nothing.
+/// nulls, and does so for nothing. Only beside a column that is always full: of nothing but empty arrays `unnest` makes no row.
 #[must_use]
 pub fn sparse<T>(column: Vec<Option<T>>) -> Vec<Option<T>> {
     if column.iter().all(Option::is_none) { Vec::new() } else { column }

@@ -23,7 +23,7 @@ use world::World;
 /// No limit of our own, and as many requests at once as the roof has where WorkOS takes its time.
 const UNBOUND: [(&str, &str); 2] = [("SYNC_RATE_LIMIT", "off"), ("SYNC_FETCH_CONCURRENCY", "256")];
 
-/// The same where WorkOS answers at once: more requests on their way only cost memory then.
+/// The same where WorkOS answers at once.
 const PROMPT: [(&str, &str); 2] = [UNBOUND[0], ("SYNC_FETCH_CONCURRENCY", "64")];
 
 /// The same with the lists of the environment.
