@@ -123,10 +123,23 @@ pub async fn look_up(
                    event.outcome AS event_outcome,
                    event.attempts AS event_attempts,
                    event.begun AS event_begun,
-                   object.*
+                   object.fence,
+                   object.stream,
+                   object.covers,
+                   object.asked_at,
+                   object.updated_at,
+                   object.missing_since,
+                   object.deleted_by,
+                   object.deleted_at,
+                   object.born_at,
+                   object.died_at,
+                   object.has_row
             FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS wanted (event_id, kind, id, position)
             LEFT JOIN LATERAL (
-                SELECT * FROM workos_sync.events WHERE env = $1 AND id = wanted.event_id LIMIT 1
+                SELECT outcome, attempts, begun
+                FROM workos_sync.events
+                WHERE env = $1 AND id = wanted.event_id
+                LIMIT 1
             ) AS event ON true
             LEFT JOIN LATERAL (
                 SELECT * FROM workos_sync.objects WHERE env = $1 AND kind = wanted.kind AND id = wanted.id LIMIT 1

@@ -289,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn many_rows_come_in_order_of_their_ids_and_a_column_without_a_value_comes_empty() {
+        let user = |id: &str, answer: Value| read(id, answer.into()).row;
+        let rows = [
+            user("user_2", json!({"id": "user_2", "email": "b@example.com"})),
+            user("user_1", json!({"id": "user_1", "email": "a@example.com", "locale": "en"})),
+        ];
+        let columns = Columns::of(&rows.iter().collect::<Vec<_>>());
+        assert_eq!(columns.ids, ["user_1", "user_2"]);
+        assert_eq!(columns.email, [Some("a@example.com"), Some("b@example.com")]);
+        assert_eq!(columns.locale, [Some("en"), None]);
+        assert!(columns.external_id.is_empty());
+    }
+
+    #[test]
     fn changes_name_the_columns_that_differ_and_only_those() {
         let old = row(json!({"id": "user_1", "email": "a@example.com", "locale": "en"}));
         let new = row(json!({"id": "user_1", "email": "b@example.com", "locale": "en"}));
