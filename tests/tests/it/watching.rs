@@ -18,18 +18,18 @@ async fn the_oldest_event_that_waits_has_its_age_shown() {
     let world = World::builder().knobs(by_hand()).start().await;
     let oldest = async || world.worker_metrics(0).await.value("workos_sync_oldest_pending_seconds", &[]);
     let ada = world.sim().user("ada@example.com");
-    let hold = world.sim().hold(Kind::User, &ada);
+    // For as long as it takes: a question that is only held is given up after as long as one look is from the next.
+    world.sim().outage(Some(Failure::Status(503)));
     world
         .sim()
         .post(&world.sim().last_event(Kind::User, &ada).expect("an event").id)
         .await
         .expect("a delivery");
-    hold.reached().await;
     world.eventually("an event that waits", async || (oldest().await > 0.0).then_some(())).await;
     let told = world.worker_command(&["status", "--format", "json"]).await.success().expect("a status");
     let status: Value = serde_json::from_str(&told).expect("JSON");
     assert!(status["broker"]["oldest_pending_at"].is_string(), "{told}");
-    hold.release();
+    world.sim().outage(None);
     world.settled().await;
     world.eventually("nothing to wait", async || (oldest().await == 0.0).then_some(())).await;
 }
